@@ -1,0 +1,77 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrNotFound is what a [LeaseStore] answers when it has nothing for a key.
+var ErrNotFound = errors.New("not found")
+
+// Kind classes an error by what has to happen for it to go away. Doors map it
+// to their status codes; the renewal policy maps it to when to try again.
+type Kind uint8
+
+// Kinds. The first three pass by themselves; the others stay until a person acts.
+const (
+	KindUnavailable  Kind = iota // STS or the network: cannot be reached, 5xx, garbage
+	KindThrottled                // STS says slow down
+	KindTimeout                  // the door's patience ended before the mint did
+	KindDenied                   // STS refuses: AccessDenied, a trust policy, a deleted key
+	KindConfig                   // the definition must be mended: validation errors, unservable profiles
+	KindLoginNeeded              // a person must log in
+	KindForbidden                // the caller may not have this profile, or there is none of that name
+	KindUnauthorized             // no token, or not one of ours
+)
+
+var kindNames = [...]string{"unavailable", "throttled", "timeout", "denied", "config", "login-needed", "forbidden", "unauthorized"}
+
+// String returns the kind's name as it appears in logs, metrics and error codes.
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind(%d)", k)
+}
+
+// Passes reports whether waiting may mend the error.
+func (k Kind) Passes() bool { return k <= KindTimeout }
+
+// Error is every error that leaves the domain. Public is what a client reads:
+// one line, no secret, what happened and what to do next. Cause is for the log.
+type Error struct {
+	Kind    Kind
+	Profile string
+	Code    string // the issuer's own code, such as "AccessDenied"; "" when there is none
+	Public  string
+	Cause   error
+}
+
+// Error returns the public text, and the cause when it says more.
+func (e *Error) Error() string {
+	switch {
+	case e.Cause == nil:
+		return e.Public
+	case e.Public == "":
+		return e.Cause.Error()
+	}
+	return e.Public + " (" + e.Cause.Error() + ")"
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Cause }
+
+// AsError returns err as an [*Error] for the profile: itself when it is one
+// (with the profile filled in), else wrapped as [KindUnavailable].
+func AsError(err error, profile string) *Error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return &Error{Kind: KindUnavailable, Profile: profile, Public: fmt.Sprintf("profile %s: no credentials yet; stsbroker status tells more", profile), Cause: err}
+	}
+	if e.Profile == "" {
+		c := *e
+		c.Profile = profile
+		return &c
+	}
+	return e
+}
