@@ -50,14 +50,33 @@ type Set struct {
 	Generation uint64 // 1 for the first set of a lease, counting up
 
 	// Advertised is the expiry to tell clients, on the host's wall clock:
-	// earlier than the real one by [Policy.Margin], because several SDKs sign
+	// earlier than the real one by [Margin], because several SDKs sign
 	// until the last second of what they were told.
 	Advertised time.Time
 
-	received time.Time // the host's clock when the answer came, with its monotonic part
-	soft     time.Duration
-	margin   time.Duration
-	renewAt  time.Duration // left at which renewal starts: soft mark plus this generation's jitter
+	received time.Time     // the host's clock when the answer came, with its monotonic part
+	margin   time.Duration // see [Margin]
+	renewAt  time.Duration // time left at which renewal starts: [RenewLeft] with this generation's jitter
+}
+
+// newSet puts credentials on the host's clock. r in [0, 1) is the jitter.
+func newSet(c Credentials, received time.Time, generation uint64, r float64) *Set {
+	s := &Set{
+		Credentials: c, Generation: generation, received: received,
+		margin: Margin(c.Lifetime()), renewAt: RenewLeft(c.Lifetime(), r),
+	}
+	s.Advertised = received.Round(0).Add(c.Lifetime() - s.margin)
+	return s
+}
+
+// reanchored is the same set after the wall clock jumped: the time left stays
+// what it is, and the advertised expiry is where the wall clock will then be.
+func (s *Set) reanchored(now time.Time) *Set {
+	c := *s
+	left := s.Left(now)
+	c.received = now.Add(left - s.Lifetime())
+	c.Advertised = now.Round(0).Add(left - s.margin)
+	return &c
 }
 
 // Left is the time until the set really expires.
@@ -69,8 +88,9 @@ func (s *Set) Left(now time.Time) time.Duration {
 	return s.Lifetime() - max(now.Sub(s.received), wallSince(now, s.received))
 }
 
-// Received is when the answer came, on the host's clock.
-func (s *Set) Received() time.Time { return s.received }
+// Expiration is Advertised as every AWS SDK reads it: UTC, whole seconds,
+// rounded down.
+func (s *Set) Expiration() string { return s.Advertised.UTC().Format("2006-01-02T15:04:05Z") }
 
 // usable reports whether the set may be handed out without trying for a newer one.
 func (s *Set) usable(now time.Time) bool { return s != nil && s.Left(now) > s.margin }

@@ -39,6 +39,9 @@ func (k Kind) Passes() bool { return k <= KindTimeout }
 
 // Error is every error that leaves the domain. Public is what a client reads:
 // one line, no secret, what happened and what to do next. Cause is for the log.
+//
+// A minter leaves Profile empty and does not name the profile in Public: the
+// broker does both, because profiles may share a lease.
 type Error struct {
 	Kind    Kind
 	Profile string
@@ -61,17 +64,19 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// AsError returns err as an [*Error] for the profile: itself when it is one
-// (with the profile filled in), else wrapped as [KindUnavailable].
-func AsError(err error, profile string) *Error {
-	var e *Error
-	if !errors.As(err, &e) {
-		return &Error{Kind: KindUnavailable, Profile: profile, Public: fmt.Sprintf("profile %s: no credentials yet; stsbroker status tells more", profile), Cause: err}
+// AsError returns err as an [*Error]: itself when it is one, else wrapped as
+// [KindUnavailable], with a public text that gives nothing away.
+func AsError(err error) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
 	}
-	if e.Profile == "" {
-		c := *e
-		c.Profile = profile
-		return &c
-	}
-	return e
+	return &Error{Kind: KindUnavailable, Public: "no credentials could be minted; the broker's log says why, and it goes on trying", Cause: err}
+}
+
+// forProfile returns a copy that names the profile, in Public too.
+func (e *Error) forProfile(name string) *Error {
+	c := *e
+	c.Profile = name
+	c.Public = "profile " + name + ": " + e.Public
+	return &c
 }

@@ -1,0 +1,314 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options are what a [Broker] is made from. Keys may be nil when no profile
+// names one; every other field must be set, except Rand.
+type Options struct {
+	Keys     Keys
+	Store    LeaseStore
+	Access   Authorizer
+	Observer Observer
+	Rand     func() float64 // jitter, in [0, 1); nil for math/rand/v2
+}
+
+// Broker keeps the leases of all profiles. Its methods may be called from any
+// goroutine.
+type Broker struct {
+	keys  Keys
+	store LeaseStore
+	auth  Authorizer
+	obs   Observer
+	rand  func() float64
+
+	start   time.Time
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	waiters atomic.Int32
+
+	profiles atomic.Pointer[map[string]*entry]
+
+	mu      sync.Mutex
+	leases  map[Key]*lease
+	budgets map[string]*budget
+}
+
+// entry is a profile as configured, and its lease once somebody asked.
+type entry struct {
+	Profile
+	key    Key
+	parent *entry
+	lease  atomic.Pointer[lease]
+}
+
+// New returns a broker that has no profiles yet; see [Broker.Reload]. Whoever
+// makes one must let [Broker.Run] return, which ends what the broker started.
+func New(o Options) *Broker {
+	b := &Broker{
+		keys: o.Keys, store: o.Store, auth: o.Access, obs: o.Observer, rand: o.Rand,
+		start: time.Now(), leases: map[Key]*lease{}, budgets: map[string]*budget{},
+	}
+	if b.rand == nil {
+		b.rand = rand.Float64
+	}
+	b.profiles.Store(&map[string]*entry{})
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	return b
+}
+
+// Run watches the clocks until ctx ends, then ends every lease and waits for
+// their loops. Get works before and during Run, and fails after it.
+func (b *Broker) Run(ctx context.Context) error {
+	defer b.wg.Wait()
+	defer b.cancel()
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		now := time.Now()
+		if jump := wallSince(now, last) - now.Sub(last); jump.Abs() > stepTolerance {
+			b.clockStepped(now)
+		}
+		last = now
+	}
+}
+
+// Get returns the profile's current credentials. When nothing usable is held it
+// waits for the mint that runs, or starts it, for at most a.Patience; it never
+// waits otherwise. The error is always an [*Error] that names the profile.
+func (b *Broker) Get(ctx context.Context, a Ask) (*Set, error) {
+	e, err := b.entry(ctx, a)
+	if err != nil {
+		return nil, b.refuse(a, err)
+	}
+	l := b.lease(e)
+	set, err := l.get(ctx, a.Patience)
+	if err != nil {
+		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
+	}
+	b.obs.Observe(Event{
+		Kind: EventServed, Profile: a.Profile, Caller: a.Caller, Generation: set.Generation,
+		Left: set.Left(time.Now()), Stale: l.stale.Load(),
+	})
+	return set, nil
+}
+
+// Refresh mints now, whatever is held, and forgets earlier failures. While it
+// fails, what is held goes on being served.
+func (b *Broker) Refresh(ctx context.Context, a Ask) (*Set, error) {
+	e, err := b.entry(ctx, a)
+	if err != nil {
+		return nil, b.refuse(a, err)
+	}
+	l := b.lease(e)
+	l.touch()
+	set, err := l.await(ctx, a.Patience, true)
+	if err != nil {
+		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
+	}
+	return set, nil
+}
+
+func (b *Broker) refuse(a Ask, err error) error {
+	e := AsError(err)
+	b.obs.Observe(Event{Kind: EventRefused, Profile: a.Profile, Caller: a.Caller, Err: e})
+	return e
+}
+
+// entry authorizes and finds the profile. What the caller reads does not tell
+// whether a profile exists that it may not have.
+func (b *Broker) entry(ctx context.Context, a Ask) (*entry, error) {
+	if err := b.auth.Authorize(ctx, a.Caller, a.Profile); err != nil {
+		return nil, err
+	}
+	e := (*b.profiles.Load())[a.Profile]
+	switch {
+	case e == nil || e.Hidden:
+		why := errors.New("no profile of that name is configured")
+		if e != nil {
+			why = fmt.Errorf("excluded by aws_profiles, used only as a source (%s)", e.Origin)
+		}
+		return nil, &Error{Kind: KindForbidden, Profile: a.Profile, Public: "this caller may not have that profile, or there is none of that name; stsbroker status lists the profiles", Cause: why}
+	case e.Unservable != nil:
+		return nil, &Error{Kind: KindConfig, Profile: a.Profile, Public: "profile " + a.Profile + " is unservable: " + e.Unservable.Error()}
+	}
+	return e, nil
+}
+
+// lease returns the entry's lease, made on first use.
+func (b *Broker) lease(e *entry) *lease {
+	if l := e.lease.Load(); l != nil && !l.gone.Load() {
+		return l
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.leases[e.key]
+	if l == nil {
+		if len(b.leases) >= mostLeases {
+			b.evictLocked()
+		}
+		l = newLease(b, e.key, b.specLocked(e))
+		b.leases[e.key] = l
+	}
+	e.lease.Store(l)
+	return l
+}
+
+// evictLocked drops the lease that nobody asked for the longest. What it held
+// rests in the store.
+func (b *Broker) evictLocked() {
+	var oldest *lease
+	for _, l := range b.leases {
+		if oldest == nil || l.asked.Load() < oldest.asked.Load() {
+			oldest = l
+		}
+	}
+	delete(b.leases, oldest.key)
+	oldest.drop()
+}
+
+func (b *Broker) specLocked(e *entry) *spec {
+	s := &spec{Profile: e.Profile, parent: e.parent}
+	if e.Bucket != "" {
+		if b.budgets[e.Bucket] == nil {
+			b.budgets[e.Bucket] = newBudget()
+		}
+		s.budget = b.budgets[e.Bucket]
+	}
+	return s
+}
+
+// Reload replaces the profiles. A lease whose mint parameters are unchanged, in
+// its parents too, goes on with what it holds; earlier failures are forgotten.
+// Profiles whose sources are missing, unservable or go round in a circle become
+// unservable, with that reason.
+func (b *Broker) Reload(profiles []Profile) {
+	entries := resolve(profiles)
+	b.mu.Lock()
+	wanted := map[Key]*entry{}
+	for _, p := range profiles { // in the order given: of those that share a lease, the first names it
+		if e := entries[p.Name]; e.Unservable == nil && wanted[e.key] == nil {
+			wanted[e.key] = e
+		}
+	}
+	var gone, kept []*lease
+	for k, l := range b.leases {
+		e := wanted[k]
+		if e == nil {
+			gone = append(gone, l)
+			delete(b.leases, k)
+			continue
+		}
+		s := b.specLocked(e)
+		s.Minter = l.spec.Load().Minter // equal by its digest, and it may have learnt something
+		l.spec.Store(s)
+		kept = append(kept, l)
+	}
+	b.profiles.Store(&entries)
+	b.mu.Unlock()
+
+	for _, l := range gone {
+		l.drop()
+		_ = b.store.Delete(context.WithoutCancel(b.ctx), l.key) // it could not be loaded again: its key names parameters that are gone
+	}
+	for _, l := range kept {
+		l.retry()
+	}
+	for _, e := range entries {
+		if e.Prefetch && e.Unservable == nil {
+			b.lease(e).start()
+		}
+	}
+}
+
+// resolve links profiles to their parents and computes lease keys.
+func resolve(profiles []Profile) map[string]*entry {
+	entries := make(map[string]*entry, len(profiles))
+	for _, p := range profiles {
+		entries[p.Name] = &entry{Profile: p}
+	}
+	done := map[*entry]bool{}
+	var visit func(e *entry, path []string)
+	visit = func(e *entry, path []string) {
+		if done[e] {
+			return
+		}
+		if i := slices.Index(path, e.Name); i >= 0 {
+			e.Unservable = fmt.Errorf("%s: its sources go round in a circle: %s", e.Origin, strings.Join(append(path[i:], e.Name), " -> "))
+			done[e] = true
+			return
+		}
+		if e.Unservable == nil && e.Parent.Profile != "" {
+			p := entries[e.Parent.Profile]
+			if p == nil {
+				e.Unservable = fmt.Errorf("%s: its source %q is not a profile", e.Origin, e.Parent.Profile)
+			} else {
+				visit(p, append(path, e.Name))
+				if p.Unservable != nil && e.Unservable == nil {
+					e.Unservable = fmt.Errorf("%s: its source %s is unservable: %w", e.Origin, p.Name, p.Unservable)
+				}
+				e.parent = p
+			}
+		}
+		done[e] = true
+		if e.Unservable != nil {
+			return
+		}
+		parent := Digest{}
+		if e.parent != nil {
+			parent = e.parent.key.Digest
+		}
+		e.key = Key{Digest: DigestOf("lease", e.Minter.Digest().String(), e.Parent.Key, parent.String())}
+	}
+	for _, p := range profiles {
+		visit(entries[p.Name], nil)
+	}
+	return entries
+}
+
+// stepped reports whether the wall clock jumped since the set was anchored.
+func stepped(s *Set, now time.Time) bool { return s.stepped(now).Abs() > stepTolerance }
+
+// clockStepped puts every set on the clock as it now is, and lets every lease
+// decide anew; the budget keeps them from calling all at once.
+func (b *Broker) clockStepped(now time.Time) {
+	b.mu.Lock()
+	all := make([]*lease, 0, len(b.leases))
+	for _, l := range b.leases {
+		all = append(all, l)
+	}
+	b.mu.Unlock()
+	var far time.Duration
+	for _, l := range all {
+		l.mu.Lock()
+		if set := l.set.Load(); set != nil && stepped(set, now) {
+			if step := set.stepped(now); step.Abs() > far.Abs() {
+				far = step
+			}
+			l.set.Store(set.reanchored(now))
+		}
+		l.mu.Unlock()
+		l.look()
+	}
+	if far != 0 { // else somebody else saw it first
+		b.obs.Observe(Event{Kind: EventClockStep, Left: far})
+	}
+}
+
+var errStopping = &Error{Kind: KindUnavailable, Public: "the broker is stopping or was reloaded; ask again"}

@@ -1,0 +1,491 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// lease is the live record for one set of mint parameters: what is held, and
+// the loop that keeps it fresh. Readers take one atomic load; everything that
+// changes does so under mu, in the loop, and no I/O happens under mu.
+//
+// The loop runs while the lease is in demand and ends when nobody asked for it
+// lately; the next caller starts it again.
+type lease struct {
+	b    *Broker
+	key  Key
+	spec atomic.Pointer[spec]
+
+	set     atomic.Pointer[Set]
+	awake   atomic.Bool  // the loop runs
+	minting atomic.Bool  // a mint runs, or waits for its source or a place
+	stale   atomic.Bool  // the last mint failed
+	gone    atomic.Bool  // evicted, or no longer defined: never starts again
+	asked   atomic.Int64 // when somebody last asked, in seconds that the host was awake
+	waiters atomic.Int32
+
+	nudge  chan struct{} // capacity 1: look again
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	mu     sync.Mutex
+	next   *flight // whose result callers wait for; nil when nobody does and no mint runs
+	forced bool
+	loaded bool // the store was asked
+	tries
+}
+
+// spec is what a reload may change without the lease being another one.
+type spec struct {
+	Profile
+	parent *entry // nil: none, or a key
+	budget *budget
+}
+
+// tries is what went wrong lately; zero when nothing did.
+type tries struct {
+	failures int
+	last     *Error
+	retryAt  time.Time
+	began    time.Time // of the last try; kept on success
+}
+
+// flight is one awaited result. done is closed after set and err are written.
+type flight struct {
+	done chan struct{}
+	set  *Set
+	err  *Error
+}
+
+func newLease(b *Broker, key Key, s *spec) *lease {
+	l := &lease{b: b, key: key, nudge: make(chan struct{}, 1)}
+	l.spec.Store(s)
+	l.ctx, l.cancel = context.WithCancelCause(b.ctx)
+	l.touch()
+	return l
+}
+
+// get is the way of a request. On the fast path it takes no lock.
+func (l *lease) get(ctx context.Context, patience time.Duration) (*Set, error) {
+	l.touch()
+	now := time.Now()
+	set := l.set.Load()
+	if set.usable(now) && l.awake.Load() && !stepped(set, now) && !l.overdue(set, now) {
+		return set, nil
+	}
+	return l.await(ctx, patience, false)
+}
+
+// overdue reports whether renewal should have begun some while ago, has not
+// failed, and yet nobody works on it: the host slept through the moment.
+func (l *lease) overdue(set *Set, now time.Time) bool {
+	return set.Left(now) < set.renewAt-set.margin && !l.minting.Load() && !l.stale.Load()
+}
+
+// await makes sure that somebody works on the lease, and waits for that only
+// if there is nothing to hand out, or if renewal should long have begun and has
+// not (a lapsed lease, a host that slept).
+func (l *lease) await(ctx context.Context, patience time.Duration, force bool) (*Set, error) {
+	now := time.Now()
+	if set := l.set.Load(); set != nil && stepped(set, now) {
+		l.b.clockStepped(now)
+	}
+	l.mu.Lock()
+	if l.gone.Load() {
+		l.mu.Unlock()
+		return nil, errStopping
+	}
+	set := l.set.Load()
+	usable := set.usable(now)
+	if !usable && !force && l.last != nil && !l.last.Kind.Passes() && now.Before(l.retryAt) {
+		err := l.last
+		l.mu.Unlock()
+		return nil, err
+	}
+	wait := force || !usable || l.overdue(set, now)
+	if l.startLocked() {
+		wait = wait || set.Left(now) <= set.renewAt // it lapsed
+	}
+	if !wait {
+		l.mu.Unlock()
+		return set, nil
+	}
+	l.forced = l.forced || force && !l.minting.Load()
+	f := l.flightLocked()
+	l.waiters.Add(1)
+	l.mu.Unlock()
+	l.b.waiters.Add(1)
+	l.look()
+
+	timer := time.NewTimer(patience)
+	var err *Error
+	select {
+	case <-f.done:
+		set, err = f.set, f.err
+	case <-timer.C:
+		err = l.impatient(patience, nil)
+	case <-ctx.Done():
+		err = l.impatient(patience, context.Cause(ctx))
+	}
+	timer.Stop()
+	l.waiters.Add(-1)
+	l.b.waiters.Add(-1)
+	if err == nil {
+		return set, nil
+	}
+	if held := l.set.Load(); held.usable(time.Now()) && !force {
+		return held, nil
+	}
+	return nil, err
+}
+
+// impatient is what a caller is told whose wait ended before the mint did.
+func (l *lease) impatient(patience time.Duration, cause error) *Error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := &Error{Kind: KindTimeout, Cause: cause}
+	if l.last != nil {
+		e.Code, e.Public = l.last.Code, "no credentials yet, still trying; the last try failed: "+l.last.Public
+		if cause == nil {
+			e.Cause = l.last
+		}
+		return e
+	}
+	e.Public = fmt.Sprintf("no credentials yet: %s has not answered within %v; ask again, the broker goes on waiting for it",
+		l.spec.Load().Action, patience)
+	return e
+}
+
+// touch notes that somebody asked. It counts seconds that the host was awake: a
+// night asleep is not a night without demand.
+func (l *lease) touch() {
+	if s := int64(time.Since(l.b.start) / time.Second); l.asked.Load() != s {
+		l.asked.Store(s)
+	}
+}
+
+func (l *lease) idle() time.Duration {
+	return time.Since(l.b.start) - time.Duration(l.asked.Load())*time.Second
+}
+
+// look wakes the loop up to decide again.
+func (l *lease) look() {
+	select {
+	case l.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// start sets the loop going if it does not run.
+func (l *lease) start() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.startLocked()
+}
+
+func (l *lease) startLocked() (started bool) {
+	if l.gone.Load() || l.awake.Load() {
+		return false
+	}
+	l.awake.Store(true)
+	l.b.wg.Go(l.loop)
+	return true
+}
+
+func (l *lease) flightLocked() *flight {
+	if l.next == nil {
+		l.next = &flight{done: make(chan struct{})}
+	}
+	return l.next
+}
+
+func (l *lease) loop() {
+	l.load()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		l.mu.Lock()
+		act, wait := decide(l.viewLocked(time.Now()))
+		switch act {
+		case actLapse:
+			// Asleep first, then look once more: a caller either sees that the loop
+			// sleeps, or has been seen.
+			l.awake.Store(false)
+			if again, _ := decide(l.viewLocked(time.Now())); again != actLapse {
+				l.awake.Store(true)
+				l.mu.Unlock()
+				continue
+			}
+			l.mu.Unlock()
+			l.b.obs.Observe(Event{Kind: EventLapsed, Profile: l.spec.Load().Name})
+			return
+		case actMint:
+			l.minting.Store(true)
+			l.forced, l.began = false, time.Now()
+			l.flightLocked()
+			l.mu.Unlock()
+			set, err := l.mint()
+			l.land(set, err)
+			continue
+		case actWait:
+			l.mu.Unlock()
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-l.nudge:
+		case <-l.ctx.Done():
+			l.end()
+			return
+		}
+	}
+}
+
+func (l *lease) viewLocked(now time.Time) view {
+	v := view{
+		idle: l.idle(), prefetch: l.spec.Load().Prefetch, waiting: l.waiters.Load() > 0, forced: l.forced,
+		failures: l.failures, permanent: l.last != nil && !l.last.Kind.Passes(),
+		retryIn: l.retryAt.Sub(now), tried: now.Sub(l.began),
+	}
+	if set := l.set.Load(); set != nil && set.Left(now) > 0 {
+		v.held, v.lifetime, v.left, v.renewAt = true, set.Lifetime(), set.Left(now), set.renewAt
+	}
+	return v
+}
+
+// land publishes the result of a mint, or of a load from the store.
+func (l *lease) land(set *Set, err *Error) {
+	now := time.Now()
+	l.mu.Lock()
+	l.minting.Store(false)
+	f := l.next
+	l.next = nil
+	if err == nil {
+		l.set.Store(set)
+		l.stale.Store(false)
+		l.tries = tries{began: l.began}
+	} else {
+		l.stale.Store(true)
+		l.failures++
+		l.last = err
+		wait := negative(l.failures)
+		if err.Kind.Passes() {
+			var left time.Duration
+			if held := l.set.Load(); held != nil {
+				left = max(0, held.Left(now))
+			}
+			wait = backoff(l.failures, left, l.b.rand())
+			if l.spec.Load().budget.probing() {
+				wait = min(wait, probeEvery) // the bucket says when
+			}
+		}
+		l.retryAt = now.Add(wait)
+	}
+	l.mu.Unlock()
+	if f != nil {
+		f.set, f.err = set, err
+		close(f.done)
+	}
+}
+
+// end tells whoever waits that nothing will come.
+func (l *lease) end() {
+	l.mu.Lock()
+	l.gone.Store(true)
+	f := l.next
+	l.next = nil
+	l.awake.Store(false)
+	l.mu.Unlock()
+	if f != nil {
+		f.err = errStopping
+		close(f.done)
+	}
+}
+
+// drop ends the lease for good.
+func (l *lease) drop() {
+	l.cancel(errStopping)
+	l.mu.Lock()
+	l.gone.Store(true)
+	running := l.awake.Load()
+	l.mu.Unlock()
+	if !running {
+		l.end()
+	}
+	l.spec.Load().budget.forget(l)
+}
+
+// retry forgets what went wrong, so that the next look tries at once.
+func (l *lease) retry() {
+	l.mu.Lock()
+	l.retryAt = time.Time{}
+	l.mu.Unlock()
+	l.look()
+}
+
+// load asks the store, once, for what an earlier lease of the same parameters held.
+func (l *lease) load() {
+	l.mu.Lock()
+	asked := l.loaded
+	l.loaded = true
+	l.mu.Unlock()
+	if asked || l.set.Load() != nil {
+		return
+	}
+	st, err := l.b.store.Load(l.ctx, l.key)
+	if err != nil {
+		return // ErrNotFound, or a store that fails: a mint mends both
+	}
+	if set := newSet(st.Credentials, st.Received, 1, l.b.rand()); set.usable(time.Now()) {
+		l.land(set, nil)
+	}
+}
+
+func (l *lease) urgency() urgency {
+	set, now := l.set.Load(), time.Now()
+	u := urgency{class: 1}
+	l.mu.Lock()
+	u.tried = now.Sub(l.began)
+	l.mu.Unlock()
+	switch {
+	case !set.usable(now) && l.waiters.Load() > 0:
+		u.class = 0
+	case set == nil:
+		u.class = 2
+	}
+	if set != nil {
+		u.left = set.Left(now)
+	}
+	return u
+}
+
+// mint makes one call, from the parent's credentials to the checked answer.
+func (l *lease) mint() (*Set, *Error) {
+	s := l.spec.Load()
+	in, err := l.input(s)
+	if err != nil {
+		return nil, l.failed(s, 0, err)
+	}
+	began := time.Now()
+	c, err := l.call(s, in)
+	took := time.Since(began)
+	if err == nil {
+		err = complete(c)
+	}
+	var e *Error
+	if err != nil {
+		e = AsError(err)
+	}
+	for _, other := range s.budget.report(l, e) {
+		other.(*lease).retry()
+	}
+	if e != nil {
+		return nil, l.failed(s, took, e)
+	}
+	now := time.Now()
+	generation := uint64(1)
+	held := l.set.Load()
+	if held != nil {
+		generation = held.Generation + 1
+	}
+	set := newSet(c, now, generation, l.b.rand())
+	if !set.usable(now) || held != nil && set.Left(now) < held.Left(now)-time.Second && held.usable(now) {
+		return nil, l.failed(s, took, &Error{Kind: KindUnavailable, Public: s.Action + " answered credentials that are expired, or older than those held"})
+	}
+	if err := l.b.store.PutIfNewer(l.ctx, l.key, Stored{c, now}); err != nil {
+		c.Note = joinNote(c.Note, "not stored: "+err.Error())
+	}
+	l.b.obs.Observe(Event{
+		Kind: EventMinted, Profile: s.Name, Action: s.Action, Region: s.Region, KeyID: c.AccessKeyID, Generation: generation,
+		Took: took, Left: set.Left(now), Renewal: set.Left(now) - set.renewAt, Note: c.Note,
+	})
+	return set, nil
+}
+
+func joinNote(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "; " + b
+}
+
+// input waits for what signs the call, and for a place in the budget.
+func (l *lease) input(s *spec) (MintInput, error) {
+	var in MintInput
+	for {
+		var signer *Set
+		if s.parent != nil {
+			set, err := l.b.lease(s.parent).get(l.ctx, mintDeadline)
+			if err != nil {
+				e := AsError(err).forProfile(s.parent.Name)
+				e.Profile, e.Public = "", "its source, "+e.Public
+				return in, e
+			}
+			signer, in.Parent = set, set.Material()
+		}
+		if err := s.budget.acquire(l.ctx, l); err != nil {
+			return in, err
+		}
+		if signer == nil || signer.usable(time.Now()) {
+			break // a place may take long in an outage: a source that ran out meanwhile is asked for again
+		}
+	}
+	if s.Parent.Key != "" {
+		m, err := l.b.keys.Key(l.ctx, s.Parent.Key)
+		if err != nil {
+			return in, err
+		}
+		in.Parent = m
+	}
+	return in, nil
+}
+
+// call runs the minter on a context of its own: no caller's leaving ends it, and
+// its panic is an error like any other.
+func (l *lease) call(s *spec, in MintInput) (c Credentials, err error) {
+	limit := mintDeadline
+	if m, ok := s.Minter.(interface{ Deadline() time.Duration }); ok {
+		limit = m.Deadline()
+	}
+	ctx, cancel := context.WithTimeout(l.ctx, limit)
+	defer cancel()
+	defer func() {
+		if r := recover(); r != nil {
+			// The value may hold what was being worked on; where it happened is enough.
+			err = &Error{Kind: KindUnavailable, Public: s.Action + " failed inside the broker; please report this", Cause: fmt.Errorf("panic (%T) in mint: %s", r, debug.Stack())}
+		}
+	}()
+	return s.Minter.Mint(ctx, in)
+}
+
+func (l *lease) failed(s *spec, took time.Duration, err error) *Error {
+	e := AsError(err)
+	l.b.obs.Observe(Event{Kind: EventMintFailed, Profile: s.Name, Action: s.Action, Region: s.Region, Took: took, Err: e})
+	return e
+}
+
+var keyID = regexp.MustCompile(`^[A-Za-z0-9_]{16,128}$`)
+
+// complete refuses an answer that no client could use, whoever minted it. The
+// pattern of the key id is that of AWS's API reference (type accessKeyIdType).
+func complete(c Credentials) error {
+	var what string
+	switch {
+	case !keyID.MatchString(c.AccessKeyID):
+		what = "without a well-formed access key id"
+	case c.SecretAccessKey.IsZero():
+		what = "without a secret access key"
+	case c.SessionToken.IsZero():
+		what = "without a session token"
+	case !c.Expires.After(c.Issued):
+		what = "that are expired, or without an expiry"
+	default:
+		return nil
+	}
+	return &Error{Kind: KindUnavailable, Public: "the answer held credentials " + what + "; refused"}
+}
