@@ -1,0 +1,100 @@
+package awssts
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/stsbroker/stsbroker/broker"
+)
+
+// expirySlack is how much longer than asked for an answer may claim to live.
+const expirySlack = 5 * time.Minute
+
+// The pattern and the lengths are those of accessKeyIdType in the STS API reference.
+var keyIDPattern = regexp.MustCompile(`^\w{16,128}$`)
+
+// believe holds an answer against the question. n is the duration that was
+// asked for, in seconds, nil for none; now is the time on the issuer's clock.
+// An answer that does not fit is refused with [broker.KindUnavailable]: it is
+// never served, and asking again may bring the right one.
+func (m *minter) believe(g grant, n *int32, now time.Time) (broker.Credentials, error) {
+	if g.creds == nil {
+		return m.refuse("it holds no credentials")
+	}
+	id, secret, token := aws.ToString(g.creds.AccessKeyId), aws.ToString(g.creds.SecretAccessKey), aws.ToString(g.creds.SessionToken)
+	expires := aws.ToTime(g.creds.Expiration)
+	switch {
+	case !keyIDPattern.MatchString(id):
+		return m.refuse("its access key id is empty or malformed")
+	case !visible(secret):
+		return m.refuse("its secret access key is empty or malformed")
+	case !visible(token):
+		return m.refuse("its session token is empty or malformed")
+	case expires.IsZero():
+		return m.refuse("it has no expiration")
+	case !expires.After(now):
+		return m.refuse(fmt.Sprintf("its credentials expired at %s, and it is %s by its own clock", stamp(expires), stamp(now)))
+	case n != nil && expires.After(now.Add(time.Duration(*n)*time.Second+expirySlack)):
+		return m.refuse(fmt.Sprintf("its credentials expire at %s, later than the %s asked for allow", stamp(expires), period(*n)))
+	}
+	account := AccountOf(m.call.ARN)
+	if m.call.ARN != "" {
+		user := ""
+		if g.user != nil {
+			user = aws.ToString(g.user.Arn)
+		}
+		switch {
+		case user == "" && m.compatible: // such stores leave it empty
+		case !sameRole(m.call.ARN, m.session, user):
+			return m.refuse(fmt.Sprintf("it is for %q", clean(user)))
+		}
+	}
+	return broker.Credentials{
+		AccessKeyID:     id,
+		SecretAccessKey: broker.NewSecret(secret),
+		SessionToken:    broker.NewSecret(token),
+		AccountID:       account,
+		RoleARN:         m.call.ARN,
+		Issued:          now,
+		Expires:         expires,
+	}, nil
+}
+
+func (m *minter) refuse(why string) (broker.Credentials, error) {
+	return broker.Credentials{}, refuse(m.call, why)
+}
+
+func refuse(c Call, why string) *broker.Error {
+	return &broker.Error{
+		Kind:   broker.KindUnavailable,
+		Public: fmt.Sprintf("the answer of %s to %s%s is refused: %s; check which endpoint answers", c.where(), c.Action, c.target(), why),
+	}
+}
+
+// sameRole reports whether user, the ARN of an assumed role, is the session of
+// the role that was asked for. AWS drops the role's path; some stores keep it.
+//
+//	arn:aws:iam::123456789012:role/path/deploy
+//	arn:aws:sts::123456789012:assumed-role/deploy/SESSION
+func sameRole(role, session, user string) bool {
+	r, u := strings.SplitN(role, ":", 6), strings.SplitN(user, ":", 6)
+	if len(r) != 6 || len(u) != 6 {
+		return false
+	}
+	name := r[5][strings.LastIndexByte(r[5], '/')+1:]
+	kind, rest, _ := strings.Cut(u[5], "/")
+	return u[0] == "arn" && u[1] == r[1] && u[2] == "sts" && u[4] == r[4] &&
+		kind == "assumed-role" && (rest == name+"/"+session || strings.HasSuffix(rest, "/"+name+"/"+session))
+}
+
+// visible reports whether s is not empty and all visible ASCII, as what goes
+// into a header has to be.
+func visible(s string) bool {
+	return s != "" && strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
