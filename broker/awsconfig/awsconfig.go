@@ -1,0 +1,211 @@
+// Package awsconfig takes profiles out of the AWS shared files, ~/.aws/config
+// and ~/.aws/credentials, as plain data: what each profile means, or why it
+// cannot be served. It calls nobody and mints nothing.
+//
+// The rules are those of the AWS SDK for Go v2 (config/shared_config.go and
+// config/resolve_credentials.go), and a fuzz test holds the two against each
+// other. Where it differs on purpose:
+//
+//   - what is not supported yet (mfa_serial, sso_*, login_session) makes a
+//     profile unservable; it is never ignored
+//   - a value that the SDK would silently drop (empty, half a key pair, a
+//     duration out of range) makes the profile unservable
+//   - a source_profile that has long-term keys of its own signs with them, as
+//     boto3, the AWS CLI, JavaScript and Rust do, even if it names a role as
+//     well; the Go SDK would assume that role first
+//   - a role never falls back to whatever credentials lie about
+//
+// One broken profile never stops the others, and no message holds a value that
+// may be a secret.
+package awsconfig
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/stsbroker/stsbroker/internal/awsini"
+)
+
+// Files names the two shared files. "" is a file that does not exist.
+type Files struct{ Config, Credentials string }
+
+// DefaultFiles returns the files as SDKs choose them: AWS_CONFIG_FILE and
+// AWS_SHARED_CREDENTIALS_FILE, else those under home/.aws. A leading "~/"
+// stands for home, as in boto3.
+func DefaultFiles(getenv func(string) string, home string) Files {
+	file := func(variable, name string) string {
+		path := getenv(variable)
+		switch rest, tilde := strings.CutPrefix(filepath.ToSlash(path), "~/"); {
+		case tilde && home != "":
+			return filepath.Join(home, filepath.FromSlash(rest))
+		case path != "":
+			return path
+		case home == "":
+			return ""
+		}
+		return filepath.Join(home, ".aws", name)
+	}
+	return Files{
+		Config:      file("AWS_CONFIG_FILE", "config"),
+		Credentials: file("AWS_SHARED_CREDENTIALS_FILE", "credentials"),
+	}
+}
+
+// Config is what the two files say.
+type Config struct {
+	Profiles []Profile // every profile that says how to get credentials, sorted by name
+
+	// Settings are the profiles that do not (a region, an output format), sorted
+	// by name. They are no error, so they are not among Profiles; their
+	// Unservable says it to somebody who asks for one by name.
+	Settings []Profile
+
+	Faults        []Fault // by file and line; they stop nothing by themselves
+	DefaultRegion string  // of the default profile; "" when it sets none
+
+	defaultKeys bool
+}
+
+// Fault is a place in a file that a person should look at. Line is 0 for the
+// file as a whole.
+type Fault = awsini.Fault
+
+// Profile is one profile: exactly one of Session, Role, WebIdentity, Process
+// and Unservable is set.
+type Profile struct {
+	Name   string
+	Region string // its own; "" when it sets none
+	Origin string // "FILE:LINE" of the header that defines how it mints
+
+	Session     *Session
+	Role        *Role
+	WebIdentity *WebIdentity
+	Process     *Process
+
+	Unservable error    // "FILE:LINE: profile NAME: what is wrong; what to do"
+	Notes      []string // what a person should know before relying on it
+}
+
+// Session is a session of the long-term keys in the profile's own section, of
+// the credentials file or else the config file.
+type Session struct{}
+
+// Role is a role that is assumed with the credentials of Source.
+type Role struct {
+	ARN         string
+	ExternalID  string        // "" for none
+	SessionName string        // "" when the file sets none
+	Duration    time.Duration // 15 min to 12 h; 0 when the file sets none
+	Source      Source
+}
+
+// Source signs the call for a role. Exactly one field is set.
+type Source struct {
+	Key     string // the profile whose long-term keys sign, which may be the role's own
+	Profile string // the profile whose session credentials sign
+	Ambient string // [AmbientEnvironment], [AmbientEC2], [AmbientECS]
+}
+
+// The values of credential_source.
+const (
+	AmbientEnvironment = "Environment"
+	AmbientEC2         = "Ec2InstanceMetadata"
+	AmbientECS         = "EcsContainer"
+)
+
+// WebIdentity is a role that is assumed with the token in a file.
+type WebIdentity struct {
+	ARN         string
+	SessionName string // "" when the file sets none
+	TokenFile   string // as written
+	Duration    time.Duration
+}
+
+// Process is a command that prints credentials.
+type Process struct {
+	Command string // as written, quotes included, up to a comment
+}
+
+// Load reads the files. It never fails as a whole: a missing file is an empty
+// one, and one that cannot be read is a fault, and the reason of profiles that
+// lack what may stand in it.
+func Load(f Files) *Config {
+	c := &Config{}
+	r := resolver{nodes: map[string]*node{}, unread: map[string]string{}}
+	read := func(path string) *awsini.File {
+		if path == "" {
+			return nil
+		}
+		file, err := awsini.Read(path)
+		switch {
+		case err == nil:
+			c.Faults = append(c.Faults, file.Faults...)
+		case !errors.Is(err, fs.ErrNotExist):
+			fault := unreadable(path, err)
+			c.Faults = append(c.Faults, fault)
+			r.unread[path] = fault.String()
+		}
+		return file
+	}
+	config, credentials := read(f.Config), read(f.Credentials)
+	profiles, faults := awsini.Profiles(config, credentials)
+	c.Faults = append(c.Faults, faults...)
+	for _, p := range profiles {
+		c.Faults = append(c.Faults, p.Faults...)
+	}
+	slices.SortStableFunc(c.Faults, func(a, b Fault) int {
+		if a.File != b.File {
+			return strings.Compare(a.File, b.File)
+		}
+		return a.Line - b.Line
+	})
+
+	for _, p := range r.resolve(profiles) {
+		if p.Name == awsini.DefaultProfile {
+			c.DefaultRegion = p.Region
+		}
+		if r.nodes[p.Name].settings {
+			c.Settings = append(c.Settings, p)
+		} else {
+			c.Profiles = append(c.Profiles, p)
+		}
+	}
+	c.defaultKeys = defaultHasKeys(config) || defaultHasKeys(credentials)
+	return c
+}
+
+// unreadable words the error of a file that is there and cannot be read.
+func unreadable(path string, err error) Fault {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return Fault{File: path, Message: fmt.Sprintf("the file cannot be read: %v; profiles that stand in it are missing", err)}
+}
+
+// DefaultHasCredentials reports whether SDKs may find credentials in the
+// default profile, which most of them look at before they ask a container
+// endpoint. A section that only one SDK takes for the default one counts.
+func (c *Config) DefaultHasCredentials() bool { return c.defaultKeys }
+
+func defaultHasKeys(f *awsini.File) bool {
+	if f == nil {
+		return false
+	}
+	for i := range f.Sections {
+		s := &f.Sections[i]
+		// configparser, under boto3, knows [DEFAULT] as the defaults of every section.
+		if !strings.EqualFold(s.Name, awsini.DefaultProfile) || s.Type != "" && s.Type != awsini.TypeProfile {
+			continue
+		}
+		if slices.ContainsFunc(s.Properties, func(p awsini.Property) bool { return credentialKey(p.Key) }) {
+			return true
+		}
+	}
+	return false
+}

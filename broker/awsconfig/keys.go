@@ -1,0 +1,50 @@
+package awsconfig
+
+import (
+	"strings"
+
+	"github.com/stsbroker/stsbroker/internal/awsini"
+)
+
+// The keys that say how to get credentials.
+const (
+	keyRoleARN          = "role_arn"
+	keySourceProfile    = "source_profile"
+	keyCredentialSource = "credential_source"
+	keyExternalID       = "external_id"
+	keySessionName      = "role_session_name"
+	keyDuration         = "duration_seconds"
+	keyMFASerial        = "mfa_serial"
+	keyWebIdentity      = "web_identity_token_file"
+	keyProcess          = "credential_process"
+	keyLoginSession     = "login_session"
+	keyRegion           = "region"
+	prefixSSO           = "sso_"
+)
+
+// kindKeys returns the keys of which the Go SDK lets a profile have one only.
+func kindKeys() []string {
+	return []string{keySourceProfile, keyCredentialSource, keyProcess, keyWebIdentity}
+}
+
+// definingKey reports whether a key alone makes a profile one that is meant to
+// have credentials. The others only refine how.
+func definingKey(key string) bool {
+	switch key {
+	case awsini.KeyID, awsini.SecretKey, awsini.SessionToken, keyRoleARN, keySourceProfile,
+		keyCredentialSource, keyWebIdentity, keyProcess, keyLoginSession:
+		return true
+	}
+	return strings.HasPrefix(key, prefixSSO)
+}
+
+// credentialKey reports whether a key has to do with getting credentials.
+func credentialKey(key string) bool {
+	switch key {
+	case keyExternalID, keySessionName, keyDuration, keyMFASerial:
+		return true
+	case "aws_security_token": // botocore's older name of the session token
+		return true
+	}
+	return definingKey(key)
+}

@@ -1,0 +1,365 @@
+package awsconfig
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stsbroker/stsbroker/internal/awsini"
+)
+
+// load loads two files with the given contents; C and K stand for their paths
+// in what it returns.
+func load(t testing.TB, config, credentials string) (*Config, func(string) string) {
+	t.Helper()
+	dir := t.TempDir()
+	f := Files{Config: filepath.Join(dir, "config"), Credentials: filepath.Join(dir, "credentials")}
+	for path, content := range map[string]string{f.Config: config, f.Credentials: credentials} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return Load(f), strings.NewReplacer(f.Config, "C", f.Credentials, "K").Replace
+}
+
+// text writes a profile as one line.
+func text(p Profile) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s", p.Name, p.Origin)
+	if p.Region != "" {
+		fmt.Fprintf(&b, " region=%s", p.Region)
+	}
+	if p.Session != nil {
+		b.WriteString(" session")
+	}
+	if r := p.Role; r != nil {
+		fmt.Fprintf(&b, " role %+v", *r)
+	}
+	if w := p.WebIdentity; w != nil {
+		fmt.Fprintf(&b, " web %+v", *w)
+	}
+	if c := p.Process; c != nil {
+		fmt.Fprintf(&b, " process %q", c.Command)
+	}
+	if p.Unservable != nil {
+		fmt.Fprintf(&b, " unservable: %v", p.Unservable)
+	}
+	for _, n := range p.Notes {
+		fmt.Fprintf(&b, " note: %s", n)
+	}
+	return b.String()
+}
+
+func texts(list []Profile) []string {
+	var out []string
+	for _, p := range list {
+		out = append(out, text(p))
+	}
+	return out
+}
+
+const (
+	keysA = "aws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\n"
+	noteS = " note: " + noteSession
+)
+
+func TestProfiles(t *testing.T) {
+	for name, c := range map[string]struct {
+		config, credentials string
+		want, settings      []string
+	}{
+		"static keys in the credentials file": {
+			"[default]\nregion = eu-west-1\n[profile y]\n", "[default]\n" + keysA,
+			[]string{"default K:1 region=eu-west-1 session" + noteS},
+			[]string{"y C:3 unservable: C:3: profile y: it has no credentials: add role_arn with source_profile, aws_access_key_id with aws_secret_access_key, or credential_process"},
+		},
+		"static keys in the config file": {"[profile x]\n" + keysA, "", []string{"x C:1 session" + noteS}, nil},
+		"a role signs with the keys of its source": {
+			"[profile r]\nrole_arn = arn:r\nsource_profile = default\nexternal_id = e\nrole_session_name = me\nduration_seconds = 3600\nregion = us-east-1\n", "[default]\n" + keysA,
+			[]string{"default K:1 session" + noteS, "r C:1 region=us-east-1 role {ARN:arn:r ExternalID:e SessionName:me Duration:1h0m0s Source:{Key:default Profile: Ambient:}}"}, nil,
+		},
+		"a chain": {
+			"[profile a]\nrole_arn=ra\nsource_profile=b\n[profile b]\nrole_arn=rb\nsource_profile=c\n[profile c]\nrole_arn=rc\nsource_profile=d\n", "[d]\n" + keysA,
+			[]string{
+				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s Source:{Key: Profile:b Ambient:}}",
+				"b C:4 role {ARN:rb ExternalID: SessionName: Duration:0s Source:{Key: Profile:c Ambient:}}",
+				"c C:7 role {ARN:rc ExternalID: SessionName: Duration:0s Source:{Key:d Profile: Ambient:}}",
+				"d K:1 session" + noteS,
+			}, nil,
+		},
+		"a role over its own keys": {
+			"[profile a]\nrole_arn=ra\nsource_profile=a\n", "[a]\n" + keysA,
+			[]string{"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s Source:{Key:a Profile: Ambient:}}"}, nil,
+		},
+		"a role beside keys, without a source": {
+			"[profile a]\nrole_arn=ra\n", "[a]\n" + keysA,
+			[]string{"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s Source:{Key:a Profile: Ambient:}} note: " + noteOwnKeys}, nil,
+		},
+		"a source with keys and a role signs with the keys": {
+			"[profile a]\nrole_arn=ra\nsource_profile=b\n[profile b]\nrole_arn=rb\nsource_profile=b\n", "[b]\n" + keysA,
+			[]string{
+				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s Source:{Key:b Profile: Ambient:}} note: the keys of source_profile b sign directly, as in boto3 and the AWS CLI; the Go SDK would first assume the role that it names as well",
+				"b C:4 role {ARN:rb ExternalID: SessionName: Duration:0s Source:{Key:b Profile: Ambient:}}",
+			}, nil,
+		},
+		"what looks like a circle ends at keys": {
+			"[profile a]\nrole_arn=ra\nsource_profile=b\n" + keysA + "[profile b]\nrole_arn=rb\nsource_profile=a\n", "",
+			[]string{
+				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s Source:{Key: Profile:b Ambient:}}",
+				"b C:6 role {ARN:rb ExternalID: SessionName: Duration:0s Source:{Key:a Profile: Ambient:}} note: the keys of source_profile a sign directly, as in boto3 and the AWS CLI; the Go SDK would first assume the role that it names as well",
+			}, nil,
+		},
+		"ambient sources": {
+			"[profile a]\nrole_arn=ra\ncredential_source=Environment\n[profile b]\nrole_arn=rb\ncredential_source=Ec2InstanceMetadata\n[profile c]\nrole_arn=rc\ncredential_source=EcsContainer\n[profile d]\nrole_arn=rd\ncredential_source=environment\n", "",
+			[]string{
+				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s Source:{Key: Profile: Ambient:Environment}}",
+				"b C:4 role {ARN:rb ExternalID: SessionName: Duration:0s Source:{Key: Profile: Ambient:Ec2InstanceMetadata}}",
+				"c C:7 role {ARN:rc ExternalID: SessionName: Duration:0s Source:{Key: Profile: Ambient:EcsContainer}}",
+				"d C:10 unservable: C:12: profile d: credential_source is none of Environment, Ec2InstanceMetadata, EcsContainer (in these letters)",
+			}, nil,
+		},
+		"web identity and process, alone and as sources": {
+			"[profile w]\nrole_arn=rw\nweb_identity_token_file=/t\nrole_session_name=s\nduration_seconds=900\nmfa_serial=m\n" +
+				"[profile p]\ncredential_process = \"/opt/my tool\" --profile \"x\"\nmfa_serial=m\n" +
+				"[profile x]\nrole_arn=rx\nsource_profile=w\n[profile y]\nrole_arn=ry\nsource_profile=p\n", "",
+			[]string{
+				"p C:7 process \"\\\"/opt/my tool\\\" --profile \\\"x\\\"\"",
+				"w C:1 web {ARN:rw SessionName:s TokenFile:/t Duration:15m0s} note: " + noteMFA,
+				"x C:10 role {ARN:rx ExternalID: SessionName: Duration:0s Source:{Key: Profile:w Ambient:}}",
+				"y C:13 role {ARN:ry ExternalID: SessionName: Duration:0s Source:{Key: Profile:p Ambient:}}",
+			}, nil,
+		},
+		"keys come before a process, and before web identity": {
+			"[profile p]\ncredential_process=c\n[profile w]\nrole_arn=rw\nweb_identity_token_file=/t\n", "[p]\n" + keysA + "[w]\n" + keysA,
+			[]string{
+				"p K:1 session note: its long-term keys come before its other ways to get credentials (credential_process), as in the Go SDK; other SDKs may choose differently" + noteS,
+				"w C:3 role {ARN:rw ExternalID: SessionName: Duration:0s Source:{Key:w Profile: Ambient:}} note: its long-term keys come before its other ways to get credentials (web_identity_token_file), as in the Go SDK; other SDKs may choose differently note: " + noteOwnKeys,
+			}, nil,
+		},
+		"one broken profile does not stop the others": {
+			"[profile a]\nword\n[profile b]\ncredential_process=c\n", "",
+			[]string{"a C:1 unservable: C:2: profile a: the line is not a section header, a key = value or a comment", "b C:3 process \"c\""}, nil,
+		},
+		"an unservable profile keeps its region": {
+			"[profile a]\nregion = r\nsso_session = s\n", "",
+			[]string{"a C:1 region=r unservable: C:3: profile a: sso_session is not supported yet: use the profile with the AWS CLI, or remove its sso_session line if it has other credentials"}, nil,
+		},
+		"a region that is none": {
+			"[profile a]\nregion = a b;c\ncredential_process=c\n[profile b]\nregion =\ncredential_process=c\n", "",
+			[]string{"a C:1 unservable: C:2: profile a: the value of region is not the name of a region: correct it", "b C:4 process \"c\""}, nil,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, short := load(t, c.config, c.credentials)
+			for _, x := range []struct {
+				what      string
+				got, want []string
+			}{{"profiles", texts(cfg.Profiles), c.want}, {"settings", texts(cfg.Settings), c.settings}} {
+				got, want := short(strings.Join(x.got, "\n")), strings.Join(x.want, "\n")
+				if got != want {
+					t.Errorf("%s: got\n%s\nwant\n%s", x.what, got, want)
+				}
+			}
+		})
+	}
+}
+
+// TestUnservable holds the words of each reason: file, line, profile, cure.
+func TestUnservable(t *testing.T) {
+	const role = "[profile x]\nrole_arn = r\n"
+	for name, c := range map[string]struct{ config, credentials, profile, want string }{
+		"mfa of a role":          {role + "source_profile=k\nmfa_serial=m\n", "[k]\n" + keysA, "x", "C:4: profile x: mfa_serial is not supported yet: name a profile that needs no MFA, or remove the line if the account does not ask for it"},
+		"mfa of an ambient role": {role + "credential_source=Environment\nmfa_serial=m\n", "", "x", "C:4: profile x: mfa_serial is not supported yet: name a profile that needs no MFA, or remove the line if the account does not ask for it"},
+		"mfa of keys":            {"[profile x]\nmfa_serial=m\n", "[x]\n" + keysA, "x", "C:2: profile x: mfa_serial is not supported yet: name a profile that needs no MFA, or remove the line if the account does not ask for it"},
+		"mfa of a source's keys": {role + "source_profile=k\n[profile k]\nmfa_serial=m\n", "[k]\n" + keysA, "x", "C:3: profile x: its source_profile cannot be served: C:5: profile k: mfa_serial is not supported yet: name a profile that needs no MFA, or remove the line if the account does not ask for it"},
+		"old sso":                {"[profile x]\nsso_start_url=u\nsso_region=r\n" + keysA, "", "x", "C:3: profile x: sso_region is not supported yet: use the profile with the AWS CLI, or remove its sso_region line if it has other credentials"},
+		"unknown sso key":        {"[profile x]\nsso_anything=u\n", "", "x", "C:2: profile x: sso_* is not supported yet: use the profile with the AWS CLI, or remove its sso_* line if it has other credentials"},
+		"login session":          {"[profile x]\nlogin_session=u\n", "", "x", "C:2: profile x: login_session is not supported yet: use the profile with the AWS CLI, or remove its login_session line if it has other credentials"},
+		"both sources":           {role + "source_profile=k\ncredential_source=Environment\n", "[k]\n" + keysA, "x", "C:4: profile x: source_profile and credential_source exclude each other: remove one of them"},
+		"source and process":     {role + "source_profile=k\ncredential_process=c\n", "[k]\n" + keysA, "x", "C:4: profile x: source_profile and credential_process exclude each other: remove one of them"},
+		"no source":              {role, "", "x", "C:2: profile x: role_arn has no source of credentials: add source_profile, credential_source or web_identity_token_file"},
+		"role beside a process":  {role + "credential_process=c\n", "", "x", "C:2: profile x: role_arn beside credential_process is not supported: give the process a profile of its own, and name that as source_profile here"},
+		"source without role":    {"[profile x]\nsource_profile=k\n", "[k]\n" + keysA, "x", "C:2: profile x: source_profile needs a role_arn beside it: add one, or remove the line"},
+		"token without role":     {"[profile x]\nweb_identity_token_file=/t\n", "", "x", "C:2: profile x: web_identity_token_file needs a role_arn beside it: add one, or remove the line"},
+		"missing source":         {role + "source_profile=nope\n", "", "x", "C:3: profile x: source_profile nope does not exist: correct the name, or add the profile"},
+		"source of settings":     {role + "source_profile=s\n[profile s]\nregion=r\n", "", "x", "C:3: profile x: its source_profile cannot be served: C:4: profile s: it has no credentials: add role_arn with source_profile, aws_access_key_id with aws_secret_access_key, or credential_process"},
+		"itself without keys":    {role + "source_profile=x\n", "", "x", "C:3: profile x: source_profile names the profile itself, which has no keys of its own: name another profile, or add aws_access_key_id and aws_secret_access_key"},
+		"circle":                 {role + "source_profile=y\n[profile y]\nrole_arn=ry\nsource_profile=z\n[profile z]\nrole_arn=rz\nsource_profile=x\n", "", "y", "C:6: profile y: its sources go round in a circle (x → y → z → x): one of them needs credentials of its own"},
+		"source in a circle":     {"[profile a]\nrole_arn=ra\nsource_profile=x\n" + role + "source_profile=y\n[profile y]\nrole_arn=ry\nsource_profile=x\n", "", "a", "C:3: profile a: its source_profile cannot be served: C:6: profile x: its sources go round in a circle (x → y → x): one of them needs credentials of its own"},
+		"source unservable far":  {role + "source_profile=y\n[profile y]\nrole_arn=ry\nsource_profile=z\n[profile z]\nrole_arn=rz\nsource_profile=w\n[profile w]\nlogin_session=l\n", "", "x", "C:3: profile x: its source_profile y leads to a profile that cannot be served: C:11: profile w: login_session is not supported yet: use the profile with the AWS CLI, or remove its login_session line if it has other credentials"},
+		"duration no number":     {role + "source_profile=k\nduration_seconds=1h\n", "[k]\n" + keysA, "x", "C:4: profile x: duration_seconds is not a whole number of seconds"},
+		"duration negative":      {role + "source_profile=k\nduration_seconds=-900\n", "[k]\n" + keysA, "x", "C:4: profile x: duration_seconds is not a whole number of seconds"},
+		"duration too short":     {role + "source_profile=k\nduration_seconds=899\n", "[k]\n" + keysA, "x", "C:4: profile x: duration_seconds is out of range: STS takes 900 to 43200"},
+		"duration too long":      {role + "source_profile=k\nduration_seconds=43201\n", "[k]\n" + keysA, "x", "C:4: profile x: duration_seconds is out of range: STS takes 900 to 43200"},
+		"half a pair":            {"", "[x]\naws_access_key_id=A\n", "x", "K:2: profile x: aws_access_key_id is here, but aws_secret_access_key is missing from the section: add it, or remove this line"},
+		"the other half":         {"", "[x]\naws_secret_access_key=S\n", "x", "K:2: profile x: aws_secret_access_key is here, but aws_access_key_id is missing from the section: add it, or remove this line"},
+		"source of half a pair":  {role + "source_profile=k\n", "[k]\naws_access_key_id=A\n", "x", "C:3: profile x: its source_profile cannot sign: K:2: profile k: aws_access_key_id is here, but aws_secret_access_key is missing from the section: add it, or remove this line"},
+		"temporary keys":         {"", "[x]\n" + keysA + "aws_session_token=T\n", "x", "K:4: profile x: its keys are temporary (aws_session_token), cannot mint others, and nothing says when they expire: put long-term keys there, or name the profile that they came from"},
+		"source of temporary":    {role + "source_profile=k\n", "[k]\n" + keysA + "aws_session_token=T\n", "x", "C:3: profile x: its source_profile cannot sign: K:4: profile k: its keys are temporary (aws_session_token), cannot mint others, and nothing says when they expire: put long-term keys there, or name the profile that they came from"},
+		"own temporary keys":     {role + "source_profile=x\n", "[x]\n" + keysA + "aws_session_token=T\n", "x", "K:4: profile x: its keys are temporary (aws_session_token), cannot mint others, and nothing says when they expire: put long-term keys there, or name the profile that they came from"},
+		"a token alone":          {"", "[x]\naws_session_token=T\n", "x", "K:2: profile x: aws_session_token is here without keys: remove the line"},
+		"empty key id":           {"", "[x]\naws_access_key_id=\naws_secret_access_key=S\n", "x", "K:2: profile x: aws_access_key_id has no value: add one, or remove the line"},
+		"empty role":             {"[profile x]\nrole_arn=\nsource_profile=k\n", "", "x", "C:2: profile x: role_arn has no value: add one, or remove the line"},
+		"empty sso key":          {"[profile x]\nsso_wJalrXUtnFEMI=\n", "", "x", "C:2: profile x: sso_* has no value: add one, or remove the line"},
+		"value in two lines":     {"[profile x]\nrole_arn=a\n  b\nsource_profile=k\n", "", "x", "C:2: profile x: the value of role_arn goes on in the next line: write it in one, or take the blanks off the line that follows"},
+		"dotted name":            {"[profile ../x]\ncredential_process=c\n", "", "../x", "C:1: profile ../x: the name is not one that can be asked for: it may have up to 255 printable characters, no quotes, and no empty or dotted parts between slashes; rename it"},
+		"empty name":             {"[profile \"\"]\ncredential_process=c\n", "", "", "C:1: profile : the name is not one that can be asked for: it may have up to 255 printable characters, no quotes, and no empty or dotted parts between slashes; rename it"},
+		"source with bad line":   {role + "source_profile=k\n", "[k]\n" + keysA + "word\n", "x", "C:3: profile x: its source_profile cannot sign: K:4: profile k: the line is not a section header, a key = value or a comment"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, short := load(t, c.config, c.credentials)
+			i := slices.IndexFunc(cfg.Profiles, func(p Profile) bool { return p.Name == c.profile })
+			if i < 0 {
+				t.Fatalf("no profile %q in %q", c.profile, texts(cfg.Profiles))
+			}
+			p := cfg.Profiles[i]
+			if p.Unservable == nil {
+				t.Fatalf("served: %s", text(p))
+			}
+			if got := short(p.Unservable.Error()); got != c.want {
+				t.Errorf("got\n%s\nwant\n%s", got, c.want)
+			}
+			if p.Session != nil || p.Role != nil || p.WebIdentity != nil || p.Process != nil || p.Notes != nil {
+				t.Errorf("unservable, and yet %s", text(p))
+			}
+		})
+	}
+}
+
+func TestFaults(t *testing.T) {
+	cfg, short := load(t, "a = 1\n[x]\n[profile a]\nword\ncredential_process=c\n[bad\n", "[profile y]\n[z]\naws_access_key_id=A\n")
+	var got []string
+	for _, f := range cfg.Faults {
+		got = append(got, short(f.String()))
+	}
+	want := []string{
+		"C:1: nothing but comments may come before the first section header; the lines up to it are skipped",
+		"C:2: the section is ignored, as AWS SDKs do: in the config file a profile is written [profile x]",
+		"C:4: the line is not a section header, a key = value or a comment",
+		"C:6: not a section header that can be read: write [profile NAME]; the lines up to the next header are skipped",
+		"K:1: the section is ignored, as AWS SDKs do: in the credentials file a profile is written [NAME], without \"profile\"",
+		"K:3: aws_access_key_id is here, but aws_secret_access_key is missing from the section: add it, or remove this line",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestFilesThatAreNotThere(t *testing.T) {
+	dir := t.TempDir()
+	for _, f := range []Files{{}, {Config: filepath.Join(dir, "no"), Credentials: filepath.Join(dir, "no", "no")}, {Config: os.DevNull, Credentials: os.DevNull}} {
+		if c := Load(f); len(c.Profiles)+len(c.Settings)+len(c.Faults) > 0 || c.DefaultHasCredentials() {
+			t.Errorf("%v: %+v; want nothing", f, c)
+		}
+	}
+}
+
+// A file that is there and cannot be read counts for what may stand in it.
+func TestUnreadableFile(t *testing.T) {
+	dir := t.TempDir()
+	config := filepath.Join(dir, "config")
+	if err := os.WriteFile(config, []byte("[default]\nregion=r\n[profile x]\nrole_arn=a\nsource_profile=k\n[profile p]\ncredential_process=c\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := Load(Files{Config: config, Credentials: dir}) // a folder cannot be read by root either
+	fault := dir + ": the file cannot be read: not a regular file; profiles that stand in it are missing"
+	if len(cfg.Faults) != 1 || cfg.Faults[0].String() != fault {
+		t.Errorf("faults %v, want %s", cfg.Faults, fault)
+	}
+	want := []string{
+		"default C:1 region=r unservable: C:1: profile default: it has no credentials: add role_arn with source_profile, aws_access_key_id with aws_secret_access_key, or credential_process (" + fault + ")",
+		"p C:6 process \"c\" note: settings of it may be missing (" + fault + ")",
+		"x C:3 unservable: C:5: profile x: source_profile k does not exist: correct the name, or add the profile (" + fault + ")",
+	}
+	var got []string
+	for _, s := range texts(cfg.Profiles) {
+		got = append(got, strings.ReplaceAll(s, config, "C"))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if cfg.DefaultRegion != "r" || len(cfg.Settings) != 0 {
+		t.Errorf("default region %q, settings %v", cfg.DefaultRegion, cfg.Settings)
+	}
+}
+
+func TestDefaultFiles(t *testing.T) {
+	home := filepath.Join(string(filepath.Separator)+"home", "me")
+	for name, c := range map[string]struct {
+		env        map[string]string
+		home       string
+		wantConfig string
+		wantKeys   string
+	}{
+		"no variables": {nil, home, filepath.Join(home, ".aws", "config"), filepath.Join(home, ".aws", "credentials")},
+		"variables":    {map[string]string{"AWS_CONFIG_FILE": "c", "AWS_SHARED_CREDENTIALS_FILE": "/k"}, home, "c", "/k"},
+		"tilde":        {map[string]string{"AWS_CONFIG_FILE": "~/c", "AWS_SHARED_CREDENTIALS_FILE": "~x/k"}, home, filepath.Join(home, "c"), "~x/k"},
+		"no home":      {map[string]string{"AWS_CONFIG_FILE": "~/c"}, "", "~/c", ""},
+	} {
+		got := DefaultFiles(func(k string) string { return c.env[k] }, c.home)
+		if want := (Files{c.wantConfig, c.wantKeys}); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestDefaultHasCredentials(t *testing.T) {
+	for _, key := range []string{"aws_access_key_id", "aws_secret_access_key", "aws_session_token", "role_arn", "source_profile", "credential_process", "web_identity_token_file", "sso_session", "sso_account_id", "login_session"} {
+		for _, header := range []string{"[default]", "[profile default]", "[DEFAULT]"} {
+			if c, _ := load(t, header+"\n"+key+" = x\n", ""); !c.DefaultHasCredentials() {
+				t.Errorf("%s %s is not seen", header, key)
+			}
+		}
+		if c, _ := load(t, "", "[default]\n"+key+" = x\n"); !c.DefaultHasCredentials() {
+			t.Errorf("%s in the credentials file is not seen", key)
+		}
+	}
+	if c, _ := load(t, "[default]\nregion = r\ns3 =\n  a = b\n[profile x]\ncredential_process = c\n", "[x]\n"+keysA); c.DefaultHasCredentials() {
+		t.Error("settings of [default], or keys of others, are taken for credentials of the default profile")
+	}
+}
+
+// Whatever a secret is mistaken for, no message holds it.
+func TestMessagesHoldNoSecret(t *testing.T) {
+	const secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+	for _, line := range []string{
+		"source_profile", "credential_source", "credential_process", "role_arn", "duration_seconds", "region", "mfa_serial", "external_id", "role_session_name",
+		"web_identity_token_file", "sso_session", "login_session", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
+	} {
+		for _, before := range []string{"", "role_arn = r\n", keysA, "role_arn = r\nsource_profile = x\n"} {
+			cfg, _ := load(t, "[profile x]\n"+before+line+" = "+secret+"\n[profile y]\n"+secret+"\n"+secret+" =\n["+secret+"\n["+secret+"]\n", "[x]\n"+line+"\n")
+			for _, f := range cfg.Faults {
+				if strings.Contains(f.String(), secret) {
+					t.Errorf("%s: a fault holds the secret: %v", line, f)
+				}
+			}
+			for _, p := range append(cfg.Profiles, cfg.Settings...) {
+				if p.Unservable != nil && strings.Contains(p.Unservable.Error(), secret) || strings.Contains(strings.Join(p.Notes, " "), secret) {
+					t.Errorf("%s: a reason holds the secret: %s", line, text(p))
+				}
+			}
+		}
+	}
+}
+
+// A chain as long as a file can hold is settled in linear time, and its reasons
+// do not grow with it.
+func TestLongChain(t *testing.T) {
+	var b strings.Builder
+	n := 0
+	for ; b.Len() < awsini.MaxSize-100; n++ {
+		fmt.Fprintf(&b, "[profile p%d]\nrole_arn=r\nsource_profile=p%d\n", n, n+1)
+	}
+	cfg, _ := load(t, b.String(), "")
+	if len(cfg.Profiles) != n {
+		t.Fatalf("%d profiles of %d", len(cfg.Profiles), n)
+	}
+	for _, p := range cfg.Profiles {
+		if p.Unservable == nil || len(p.Unservable.Error()) > 1000 {
+			t.Fatalf("%s", text(p))
+		}
+	}
+}

@@ -1,0 +1,435 @@
+package awsconfig
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/stsbroker/stsbroker/internal/awsini"
+)
+
+// Bounds of duration_seconds: AWS STS API reference, AssumeRole.
+const (
+	minDuration = 900
+	maxDuration = 43200
+)
+
+const (
+	noteSession  = "a session without MFA cannot call IAM, and of STS only AssumeRole and GetCallerIdentity"
+	noteOwnKeys  = "the role is assumed with the profile's own keys, as the Go SDK does; boto3 and the AWS CLI want a source_profile line that names the profile itself"
+	noteKeysWin  = "its long-term keys come before its other ways to get credentials (%s), as in the Go SDK; other SDKs may choose differently"
+	noteRoleSkip = "the keys of source_profile %s sign directly, as in boto3 and the AWS CLI; the Go SDK would first assume the role that it names as well"
+	noteMFA      = "mfa_serial is not used: the profile assumes its role without a signature of yours"
+)
+
+// resolver turns merged sections into profiles: first what each says for
+// itself, then where the chains of sources lead.
+type resolver struct {
+	nodes  map[string]*node
+	unread map[string]string // by path: what is wrong with a file that is there
+}
+
+// node is a profile on its way to being resolved.
+type node struct {
+	*awsini.Profile
+	out      Profile
+	keys     error // why its long-term keys cannot sign; nil when they can
+	hasKeys  bool
+	settings bool
+	state    chainState
+	root     *node // of an unservable one: the profile that has the trouble
+}
+
+type chainState uint8
+
+const (
+	unknown chainState = iota
+	onPath
+	settled
+)
+
+func (r *resolver) resolve(profiles []*awsini.Profile) []Profile {
+	for _, p := range profiles {
+		n := &node{Profile: p}
+		n.out = Profile{Name: p.Name, Origin: fmt.Sprintf("%s:%d", p.File, p.Line)}
+		if region := value(p, keyRegion); validRegion(region) {
+			n.out.Region = region
+		}
+		n.keys, n.hasKeys = n.checkKeys()
+		r.nodes[p.Name] = n
+	}
+	for _, p := range profiles {
+		n := r.nodes[p.Name]
+		if err := r.define(n); err != nil {
+			n.fail(err, n)
+		}
+	}
+	out := make([]Profile, len(profiles))
+	for i, p := range profiles {
+		n := r.nodes[p.Name]
+		r.follow(n)
+		if n.out.Unservable == nil && len(r.unread) > 0 {
+			n.note("settings of it may be missing" + r.hint())
+		}
+		out[i] = n.out
+	}
+	return out
+}
+
+// fail makes the profile unservable, once.
+func (n *node) fail(err error, root *node) {
+	n.out.Session, n.out.Role, n.out.WebIdentity, n.out.Process = nil, nil, nil, nil
+	n.out.Notes = nil
+	n.out.Unservable = err
+	n.root = root
+}
+
+// at words a reason that has its cause on a line of a file.
+func (n *node) at(file string, line int, format string, args ...any) error {
+	return fmt.Errorf("%s:%d: profile %s: "+format, append([]any{file, line, awsini.Shown(n.Name)}, args...)...)
+}
+
+func (n *node) atKey(p awsini.Property, format string, args ...any) error {
+	return n.at(p.File, p.Line, format, args...)
+}
+
+// define works out what the profile says for itself, in the order of the Go
+// SDK's resolveCredsFromProfile. Its source may still turn out to be none.
+func (r *resolver) define(n *node) error {
+	if err := n.checkName(); err != nil {
+		return err
+	}
+	if len(n.Faults) > 0 {
+		f := n.Faults[0]
+		return n.at(f.File, f.Line, "%s", f.Message)
+	}
+	if !slices.ContainsFunc(n.Keys(), definingKey) {
+		return r.defineSettings(n)
+	}
+	if err := n.checkValues(); err != nil {
+		return err
+	}
+	if err := n.checkUnsupported(); err != nil {
+		return err
+	}
+	role, hasRole := n.Get(keyRoleARN)
+	source, hasSource := n.Get(keySourceProfile)
+	ambient, hasAmbient := n.Get(keyCredentialSource)
+	web, hasWeb := n.Get(keyWebIdentity)
+	process, hasProcess := n.Get(keyProcess)
+	if err := n.checkKinds(hasRole); err != nil {
+		return err
+	}
+	duration, err := n.duration(hasRole)
+	if err != nil {
+		return err
+	}
+	mfa, hasMFA := n.Get(keyMFASerial)
+	if hasMFA && (hasSource || hasAmbient || n.hasKeys) {
+		return n.atKey(mfa, "mfa_serial is not supported yet: name a profile that needs no MFA, or remove the line if the account does not ask for it")
+	}
+
+	if n.hasKeys && !hasSource {
+		if n.keys != nil {
+			return n.keys
+		}
+		if others := n.others(); others != "" {
+			n.note(fmt.Sprintf(noteKeysWin, others))
+		}
+		if !hasRole {
+			key, _ := n.Get(awsini.KeyID)
+			n.from(key)
+			n.out.Session = &Session{}
+			n.note(noteSession)
+			return nil
+		}
+		n.from(role)
+		n.note(noteOwnKeys)
+		n.out.Role = n.role(role, duration, Source{Key: n.Name})
+		return nil
+	}
+	switch {
+	case hasSource:
+		n.from(role)
+		s, err := r.source(n, source)
+		n.out.Role = n.role(role, duration, s)
+		return err
+	case hasAmbient:
+		switch ambient.Value {
+		case AmbientEnvironment, AmbientEC2, AmbientECS:
+		default:
+			return n.atKey(ambient, "credential_source is none of %s, %s, %s (in these letters)", AmbientEnvironment, AmbientEC2, AmbientECS)
+		}
+		n.from(role)
+		n.out.Role = n.role(role, duration, Source{Ambient: ambient.Value})
+	case hasWeb:
+		n.from(role)
+		if hasMFA {
+			n.note(noteMFA)
+		}
+		n.out.WebIdentity = &WebIdentity{ARN: role.Value, SessionName: value(n.Profile, keySessionName), TokenFile: web.Value, Duration: duration}
+	case hasProcess && hasRole:
+		return n.atKey(role, "role_arn beside credential_process is not supported: give the process a profile of its own, and name that as source_profile here")
+	case hasProcess:
+		n.from(process)
+		n.out.Process = &Process{Command: process.Raw}
+	case hasRole:
+		return n.atKey(role, "role_arn has no source of credentials: add source_profile, credential_source or web_identity_token_file%s", r.hint())
+	default: // a session token alone
+		return n.keys
+	}
+	return nil
+}
+
+// defineSettings handles a profile without credentials. It may have some in a
+// file that could not be read.
+func (r *resolver) defineSettings(n *node) error {
+	n.settings = len(r.unread) == 0
+	return n.at(n.File, n.Line, "it has no credentials: add role_arn with source_profile, aws_access_key_id with aws_secret_access_key, or credential_process%s", r.hint())
+}
+
+// hint tells of files that could not be read, for what is found missing.
+func (r *resolver) hint() string {
+	if len(r.unread) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(slices.Sorted(maps.Values(r.unread)), "; ") + ")"
+}
+
+// source finds what signs for a role with source_profile. A source with
+// long-term keys signs with them, never with a session of them.
+func (r *resolver) source(n *node, p awsini.Property) (Source, error) {
+	s := r.nodes[p.Value]
+	switch {
+	case s == nil:
+		return Source{}, n.atKey(p, "source_profile %s does not exist: correct the name, or add the profile%s", awsini.Shown(p.Value), r.hint())
+	case s == n && !n.hasKeys:
+		return Source{}, n.atKey(p, "source_profile names the profile itself, which has no keys of its own: name another profile, or add aws_access_key_id and aws_secret_access_key")
+	case !s.hasKeys:
+		return Source{Profile: p.Value}, nil
+	case s.keys != nil && s == n:
+		return Source{}, n.keys
+	case s.keys != nil:
+		return Source{}, n.atKey(p, "its source_profile cannot sign: %w", s.keys)
+	}
+	if _, also := s.Get(keyRoleARN); also && s != n {
+		n.note(fmt.Sprintf(noteRoleSkip, awsini.Shown(s.Name)))
+	}
+	return Source{Key: p.Value}, nil
+}
+
+// follow settles a role whose source is another profile: unservable when the
+// chain meets a profile that is, or itself.
+func (r *resolver) follow(n *node) {
+	var chain []*node
+	for n.state == unknown {
+		n.state = onPath
+		chain = append(chain, n)
+		next := r.parent(n)
+		if next == nil {
+			break
+		}
+		n = next
+	}
+	if n.state == onPath && r.parent(n) != nil { // the chain came back to n
+		r.failLoop(chain[slices.Index(chain, n):])
+	}
+	for _, c := range slices.Backward(chain) {
+		c.state = settled
+		if s := r.parent(c); s != nil && s.root != nil {
+			p, _ := c.Get(keySourceProfile)
+			if s.root == s {
+				c.fail(c.atKey(p, "its source_profile cannot be served: %w", s.out.Unservable), s)
+			} else {
+				c.fail(c.atKey(p, "its source_profile %s leads to a profile that cannot be served: %w", awsini.Shown(s.Name), s.root.out.Unservable), s.root)
+			}
+		}
+	}
+}
+
+// parent is the profile whose credentials sign, or whose keys do: whatever
+// makes a profile unservable that only has keys counts for its roles too.
+func (r *resolver) parent(n *node) *node {
+	if n.out.Role == nil {
+		return nil
+	}
+	source := n.out.Role.Source
+	if source.Profile != "" {
+		return r.nodes[source.Profile]
+	}
+	if source.Key == "" || source.Key == n.Name {
+		return nil
+	}
+	s := r.nodes[source.Key]
+	if _, role := s.Get(keyRoleARN); role {
+		return nil
+	}
+	return s
+}
+
+func (r *resolver) failLoop(loop []*node) {
+	const most = 8 // names shown
+	var names []string
+	for i, n := range loop {
+		if i == most {
+			names = append(names, "…")
+			break
+		}
+		names = append(names, awsini.Shown(n.Name))
+	}
+	text := strings.Join(append(names, awsini.Shown(loop[0].Name)), " → ")
+	for _, n := range loop {
+		p, _ := n.Get(keySourceProfile)
+		n.fail(n.atKey(p, "its sources go round in a circle (%s): one of them needs credentials of its own", text), n)
+	}
+}
+
+func (n *node) role(arn awsini.Property, d time.Duration, s Source) *Role {
+	return &Role{ARN: arn.Value, ExternalID: value(n.Profile, keyExternalID), SessionName: value(n.Profile, keySessionName), Duration: d, Source: s}
+}
+
+// from sets the origin to the header above the property that decides.
+func (n *node) from(p awsini.Property) { n.out.Origin = fmt.Sprintf("%s:%d", p.File, p.Header) }
+
+func (n *node) note(s string) { n.out.Notes = append(n.out.Notes, s) }
+
+// others names the ways to get credentials that are set.
+func (n *node) others() string {
+	var set []string
+	for _, k := range kindKeys() {
+		if _, ok := n.Get(k); ok {
+			set = append(set, k)
+		}
+	}
+	return strings.Join(set, ", ")
+}
+
+// checkName refuses names that no door could ask for by path.
+func (n *node) checkName() error {
+	const most = 255
+	bad := func(r rune) bool { return !unicode.IsPrint(r) || r == '"' || r == '\'' }
+	if n.Name != "" && len(n.Name) <= most &&
+		!strings.ContainsFunc(n.Name, bad) && path.Clean("/"+n.Name) == "/"+n.Name {
+		return nil
+	}
+	return fmt.Errorf("%s:%d: profile %s: the name is not one that can be asked for: it may have up to 255 printable characters, no quotes, and no empty or dotted parts between slashes; rename it", n.File, n.Line, awsini.Shown(n.Name))
+}
+
+// checkValues refuses empty values, which SDKs take for no value, and values of
+// more than one line, of all keys that have to do with credentials.
+func (n *node) checkValues() error {
+	for _, key := range n.Keys() {
+		p, _ := n.Get(key)
+		switch {
+		case key == keyRegion && p.Value != "" && !validRegion(p.Value):
+			return n.atKey(p, "the value of region is not the name of a region: correct it")
+		case !credentialKey(key):
+		case p.Value == "":
+			return n.atKey(p, "%s has no value: add one, or remove the line", keyShown(key))
+		case key != keyProcess && strings.Contains(p.Value, "\n"):
+			return n.atKey(p, "the value of %s goes on in the next line: write it in one, or take the blanks off the line that follows", keyShown(key))
+		}
+	}
+	return nil
+}
+
+func (n *node) checkUnsupported() error {
+	for _, key := range n.Keys() {
+		if key == keyLoginSession || strings.HasPrefix(key, prefixSSO) {
+			p, _ := n.Get(key)
+			return n.atKey(p, "%s is not supported yet: use the profile with the AWS CLI, or remove its %s line if it has other credentials", keyShown(key), keyShown(key))
+		}
+	}
+	return nil
+}
+
+// keyShown is a key that a message may show: what follows sso_ may be anything.
+func keyShown(key string) string {
+	switch key {
+	case "sso_session", "sso_account_id", "sso_region", "sso_role_name", "sso_start_url", "sso_registration_scopes":
+		return key
+	}
+	if strings.HasPrefix(key, prefixSSO) {
+		return prefixSSO + "*"
+	}
+	return key
+}
+
+// checkKinds holds the rules of the Go SDK's validateCredentialType and
+// validateCredentialsRequireARN.
+func (n *node) checkKinds(hasRole bool) error {
+	var first awsini.Property
+	for _, k := range kindKeys() {
+		p, ok := n.Get(k)
+		switch {
+		case !ok:
+		case first.Key != "":
+			return n.atKey(p, "%s and %s exclude each other: remove one of them", first.Key, p.Key)
+		default:
+			first = p
+		}
+	}
+	if first.Key != "" && first.Key != keyProcess && !hasRole {
+		return n.atKey(first, "%s needs a role_arn beside it: add one, or remove the line", first.Key)
+	}
+	return nil
+}
+
+// checkKeys reports whether the profile has long-term keys, and why they
+// cannot sign.
+func (n *node) checkKeys() (problem error, has bool) {
+	id, hasID := n.Get(awsini.KeyID)
+	secret, hasSecret := n.Get(awsini.SecretKey)
+	token, hasToken := n.Get(awsini.SessionToken)
+	if len(n.Faults) > 0 {
+		f := n.Faults[0]
+		return n.at(f.File, f.Line, "%s", f.Message), hasID || hasSecret
+	}
+	for _, p := range []awsini.Property{id, secret} {
+		if p.Key != "" && (p.Value == "" || strings.Contains(p.Value, "\n")) {
+			return n.atKey(p, "%s has no value of one line: correct it, or remove the line", p.Key), true
+		}
+	}
+	switch {
+	case hasToken && hasID:
+		return n.atKey(token, "its keys are temporary (aws_session_token), cannot mint others, and nothing says when they expire: put long-term keys there, or name the profile that they came from"), true
+	case hasToken:
+		return n.atKey(token, "aws_session_token is here without keys: remove the line"), false
+	}
+	return nil, hasID && hasSecret
+}
+
+func (n *node) duration(hasRole bool) (time.Duration, error) {
+	p, ok := n.Get(keyDuration)
+	if !ok || !hasRole {
+		return 0, nil
+	}
+	s, err := strconv.ParseUint(p.Value, 10, 32)
+	if err != nil {
+		return 0, n.atKey(p, "duration_seconds is not a whole number of seconds")
+	}
+	if s < minDuration || s > maxDuration {
+		return 0, n.atKey(p, "duration_seconds is out of range: STS takes %d to %d", minDuration, maxDuration)
+	}
+	return time.Duration(s) * time.Second, nil
+}
+
+// value is the value of a key, "" when it is not set.
+func value(p *awsini.Profile, key string) string {
+	v, _ := p.Get(key)
+	return v.Value
+}
+
+// validRegion reports whether a value can stand in a host name and on a line of
+// shell: STS-compatible stores invent names, so more is not asked.
+func validRegion(s string) bool {
+	const most = 63
+	return s != "" && len(s) <= most && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
+	})
+}

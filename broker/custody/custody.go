@@ -1,0 +1,100 @@
+// Package custody hands out long-term credentials from where they rest. It
+// implements [broker.Keys].
+//
+// A kind of custody is a function, a [Source]; a [Set] is the table of them by
+// name. A new kind (sealed file, OS keyring, systemd credentials) is one package
+// that returns such a function, and one line where the set is filled:
+//
+//	set := custody.Set{}
+//	set["work"] = custody.File(credentialsFile, "work")
+//	set[custody.ProfileKey("dev")] = custody.Profile(configFile, credentialsFile, "dev")
+//
+// Names never clash: those of stsbroker.yaml hold no colon ([ValidName]), those
+// of keys that stand in AWS profiles begin with "aws:" ([ProfileKey]).
+//
+// Every error is a [*broker.Error] of [broker.KindConfig] that names the file,
+// the section and what to do, and never a value.
+package custody
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+
+	"github.com/stsbroker/stsbroker/broker"
+)
+
+// Source reads one long-term key from where it rests. It is called at every
+// mint, and may be called from several goroutines at once.
+type Source func(ctx context.Context) (broker.Material, error)
+
+// Set is long-term keys by name. It must not change while it is in use.
+type Set map[string]Source
+
+var _ broker.Keys = Set(nil)
+
+// Key returns the key of that name as it is at this moment.
+func (s Set) Key(ctx context.Context, name string) (broker.Material, error) {
+	source, ok := s[name]
+	if !ok {
+		return broker.Material{}, fault("there is no key %q: name one that is listed under keys in stsbroker.yaml", name)
+	}
+	return source(ctx)
+}
+
+// ProfileKey is the name in a [Set] of the key that stands in an AWS profile.
+func ProfileKey(profile string) string { return "aws:" + profile }
+
+var keyName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.@+-]{0,63}$`)
+
+// ValidName reports whether a key of stsbroker.yaml may have this name.
+func ValidName(name string) bool { return keyName.MatchString(name) }
+
+// Env is the key in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, read here and
+// never again.
+func Env(getenv func(string) string) Source {
+	m, err := material("the environment", half{"AWS_ACCESS_KEY_ID", getenv("AWS_ACCESS_KEY_ID")},
+		half{"AWS_SECRET_ACCESS_KEY", getenv("AWS_SECRET_ACCESS_KEY")},
+		half{"AWS_SESSION_TOKEN", getenv("AWS_SESSION_TOKEN")})
+	return func(context.Context) (broker.Material, error) { return m, err }
+}
+
+// half is one value of a key pair and what it is called where it rests.
+type half struct{ name, value string }
+
+// keyID is the pattern of the STS API reference for AccessKeyId, with its lower
+// bound of 16.
+var keyID = regexp.MustCompile(`^[A-Za-z0-9_]{16,128}$`)
+
+// material checks a pair that was found in a place.
+func material(where string, id, secret, token half) (broker.Material, error) {
+	none := broker.Material{}
+	switch {
+	case id.value == "" && secret.value == "":
+		return none, fault("there is no key in %s: put %s and %s there", where, id.name, secret.name)
+	case id.value == "":
+		return none, fault("%s is missing from %s, or empty: add it", id.name, where)
+	case secret.value == "":
+		return none, fault("%s is missing from %s, or empty: add it", secret.name, where)
+	case token.value != "":
+		return none, fault("the key in %s is temporary (%s), and cannot mint others: put a long-term key there", where, token.name)
+	case !keyID.MatchString(id.value):
+		return none, fault("%s in %s is not an access key id (16 to 128 letters, digits and _): copy it again", id.name, where)
+	case !printable(secret.value):
+		return none, fault("%s in %s is not a secret access key (it holds blanks or characters that do not print): copy it again", secret.name, where)
+	}
+	return broker.Material{AccessKeyID: id.value, SecretAccessKey: broker.NewSecret(secret.value)}, nil
+}
+
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+func fault(format string, args ...any) error {
+	return &broker.Error{Kind: broker.KindConfig, Public: fmt.Sprintf(format, args...)}
+}
