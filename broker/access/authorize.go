@@ -1,0 +1,103 @@
+package access
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/stsbroker/stsbroker/broker"
+)
+
+var _ broker.Authorizer = (*Tokens)(nil)
+
+// Authenticate returns the right that a token carries, as shown by a client,
+// and notes that it was used. The caller must not change what it points to.
+// The error is of [broker.KindUnauthorized]; only its cause tells an expired
+// token from one that never was. There is no lock-out after failures: some
+// SDKs try again without the token (wire contract, line 5).
+//
+// It takes no lock and allocates nothing for a good token.
+func (t *Tokens) Authenticate(shown string) (*broker.Grant, error) {
+	id, ok := idOf(shown)
+	if !ok {
+		if shown == "" {
+			return nil, unauthorized("no token", "no token was sent")
+		}
+		return nil, unauthorized(badToken, "not shaped like a token of ours")
+	}
+	k := (*t.live.Load())[id]
+	if k == nil {
+		return nil, unauthorized(badToken, "no token has this id: made by another broker, revoked, expired, or its child has ended")
+	}
+	var buf [tokenLength]byte
+	copy(buf[:], shown)
+	if hash := sha256.Sum256(buf[:]); subtle.ConstantTimeCompare(hash[:], k.hash[:]) != 1 {
+		return nil, unauthorized(badToken, "wrong value for token "+k.grant.ID)
+	}
+	now := time.Now()
+	if k.expired(now) {
+		return nil, unauthorized(badToken, fmt.Sprintf("token %s was idle for more than %s", k.grant.ID, EnvIdle))
+	}
+	t.touch(k, now)
+	return &k.grant, nil
+}
+
+const badToken = "token unknown, expired or revoked"
+
+func unauthorized(what, cause string) error {
+	return &broker.Error{
+		Kind:   broker.KindUnauthorized,
+		Public: what + `; run: eval "$(stsbroker env PROFILE)"`,
+		Cause:  errors.New(cause),
+	}
+}
+
+// Authorize implements [broker.Authorizer].
+//
+// At the container door the caller's token decides: it must hold the profile
+// by its exact name and, where it is bound to a user, be shown by a process
+// that the kernel says is that user's. At the control door the peer must be
+// the user who runs the broker, or root. Whoever is unknown is refused.
+//
+// What a client reads is the same whether the profile exists or not. Allowing
+// allocates nothing.
+func (t *Tokens) Authorize(_ context.Context, who broker.Caller, profile string) error {
+	uid, known := who.Peer.UID()
+	switch who.Door {
+	case broker.DoorContainer:
+		k := (*t.live.Load())[who.Token]
+		switch {
+		case k == nil || k.expired(time.Now()):
+			return unauthorized(badToken, "the token ended after it was recognised, or none was shown")
+		case !slices.Contains(k.grant.Profiles, profile):
+			return forbidden(profile, fmt.Sprintf("token %s is for %q", k.grant.ID, k.grant.Profiles))
+		case k.grant.BoundUID && !known:
+			return forbidden(profile, fmt.Sprintf("token %s is bound to uid %d, and the caller's is unknown", k.grant.ID, k.grant.UID))
+		case k.grant.BoundUID && uid != k.grant.UID:
+			return forbidden(profile, fmt.Sprintf("token %s is bound to uid %d, and the caller's is %d", k.grant.ID, k.grant.UID, uid))
+		}
+		return nil
+	case broker.DoorControl:
+		switch {
+		case !known:
+			return forbidden(profile, "the caller's uid is unknown")
+		case uid != 0 && int64(uid) != int64(t.owner):
+			return forbidden(profile, fmt.Sprintf("uid %d is neither the broker's own, %d, nor root", uid, t.owner))
+		}
+		return nil
+	}
+	return forbidden(profile, fmt.Sprintf("no rule for the door %q", who.Door))
+}
+
+func forbidden(profile, cause string) error {
+	return &broker.Error{
+		Kind:    broker.KindForbidden,
+		Profile: clip(profile),
+		Public:  fmt.Sprintf("profile %q is not yours to use, or there is none of that name; stsbroker token list shows what each token is for", clip(profile)),
+		Cause:   errors.New(cause),
+	}
+}

@@ -1,0 +1,90 @@
+package access
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"time"
+
+	"github.com/stsbroker/stsbroker/broker"
+)
+
+// A token is "stsb1_" ID "_" MAC: visible ASCII without a newline, because it
+// travels in an HTTP header and SDKs refuse one with a newline (wire contract,
+// line 5). ID is 16 hex digits; MAC is HMAC-SHA256 in unpadded base64url.
+const (
+	tokenPrefix = "stsb1_"
+	idLength    = 16
+	macLength   = 43
+	tokenLength = len(tokenPrefix) + idLength + 1 + macLength
+
+	tokenLabel = "stsbroker token v1"
+)
+
+// Kind says how a token came about, and so how long it lives.
+type Kind string
+
+// Kinds.
+const (
+	KindNamed Kind = "named" // made for a service; until revoked
+	KindEnv   Kind = "env"   // printed into a shell; until it was idle for [EnvIdle]
+	KindExec  Kind = "exec"  // given to one child process; until that ends
+)
+
+// EnvIdle is how long a token of [KindEnv] lives without being used or printed.
+const EnvIdle = 12 * time.Hour
+
+// Info is what may be told of a token: everything but its value.
+type Info struct {
+	ID       string    `json:"id"`
+	Name     string    `json:"name,omitempty"` // "" for env and exec tokens
+	Kind     Kind      `json:"kind"`
+	Profiles []string  `json:"profiles"` // the first is the default
+	UID      uint32    `json:"uid"`      // of whom it was made for; means nothing for a named token that is not bound
+	Bound    bool      `json:"bound"`    // whether it is good only in the hands of UID
+	Created  time.Time `json:"created"`
+	LastUsed time.Time `json:"last_used,omitzero"`
+	Expires  time.Time `json:"expires,omitzero"` // if it is not used again; zero for never
+}
+
+// Issued is a token at the moment it is handed out.
+type Issued struct {
+	Info
+	Token broker.Secret
+}
+
+// derive returns the value of the token with the id.
+func derive(secret broker.Secret, id string) string {
+	return tokenPrefix + id + "_" + base64.RawURLEncoding.EncodeToString(mac(secret, tokenLabel, id))
+}
+
+// mac is HMAC-SHA256 over a label, which keeps different uses of the secret
+// apart, and a message.
+func mac(secret broker.Secret, label, message string) []byte {
+	h := hmac.New(sha256.New, []byte(secret.Reveal()))
+	h.Write([]byte(label))
+	h.Write([]byte{0})
+	h.Write([]byte(message))
+	return h.Sum(nil)
+}
+
+// idOf returns the id in a token, and whether the token has the right shape.
+func idOf(token string) (string, bool) {
+	if len(token) != tokenLength || token[:len(tokenPrefix)] != tokenPrefix || token[len(tokenPrefix)+idLength] != '_' {
+		return "", false
+	}
+	return token[len(tokenPrefix) : len(tokenPrefix)+idLength], true
+}
+
+func newID() string {
+	var b [idLength / 2]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+func isID(s string) bool {
+	_, err := hex.DecodeString(s)
+	return len(s) == idLength && err == nil
+}

@@ -1,0 +1,389 @@
+package access
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/stsbroker/stsbroker/broker"
+)
+
+// Bounds. One user of a shared broker cannot use up the room of the others.
+const (
+	maxTokens  = 10_000
+	maxPerUser = 2_000 // of env and exec tokens
+	maxName    = 128   // bytes, of a token's or a profile's name
+
+	secretLength = 32
+	saveEvery    = 5 * time.Minute
+)
+
+// Tokens is the set of all tokens. It is safe for concurrent use, and only one
+// process at a time may have a state folder open.
+type Tokens struct {
+	secret broker.Secret
+	state  *state // nil: nothing is written
+	owner  int    // uid that may use the control door, besides root; -1 for nobody
+
+	// Requests read live without a lock. Changes are made by one writer at a
+	// time, who holds mu, its disk write included, and publishes a new map.
+	live atomic.Pointer[map[string]*token]
+	mu   sync.Mutex
+
+	used atomic.Bool // a "last used" time is not on disk yet
+}
+
+// token is immutable but for the time of its last use.
+type token struct {
+	kind     Kind
+	grant    broker.Grant
+	uid      uint32
+	created  time.Time
+	hash     [sha256.Size]byte
+	lastUsed atomic.Int64 // Unix seconds on the wall clock; 0 for never
+}
+
+// Memory returns a set of tokens that leaves no trace: its secret dies with it.
+func Memory() *Tokens {
+	secret := make([]byte, secretLength)
+	rand.Read(secret)
+	t := newTokens(broker.NewSecret(string(secret)), nil)
+	t.publish(map[string]*token{})
+	return t
+}
+
+// newTokens must not be called before the process has its final uid.
+func newTokens(secret broker.Secret, s *state) *Tokens {
+	return &Tokens{secret: secret, state: s, owner: os.Getuid()}
+}
+
+func (t *Tokens) publish(m map[string]*token) { t.live.Store(&m) }
+
+// Create makes a named token for the profiles, the first of which is the
+// default. With a uid, it is good only in the hands of that user. It lives
+// until it is revoked.
+func (t *Tokens) Create(name string, profiles []string, uid *uint32) (Issued, error) {
+	if err := errors.Join(checkName("token", name), checkProfiles(profiles)); err != nil {
+		return Issued{}, refuse("%v", err)
+	}
+	if isID(name) {
+		return Issued{}, refuse("token name %q looks like a token's id; choose another", name)
+	}
+	k := &token{kind: KindNamed, grant: broker.Grant{Name: name, Profiles: slices.Clone(profiles)}}
+	if uid != nil {
+		k.uid, k.grant.UID, k.grant.BoundUID = *uid, *uid, true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, other := range *t.live.Load() {
+		if other.grant.Name == name {
+			return Issued{}, refuse("there is a token %q already; choose another name, or revoke it first: stsbroker token revoke %s", name, other.grant.ID)
+		}
+	}
+	return t.add(k)
+}
+
+// ForEnv returns the token that the user's shells use for the profile: the same
+// one at every call, until it was idle for [EnvIdle] or is revoked. With bind,
+// it is good only in the hands of that user; that is a token of its own.
+func (t *Tokens) ForEnv(uid uint32, bind bool, profile string) (Issued, error) {
+	if err := checkName("profile", profile); err != nil {
+		return Issued{}, refuse("%v", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	for _, k := range *t.live.Load() {
+		if k.kind == KindEnv && k.uid == uid && k.grant.BoundUID == bind && k.grant.Profiles[0] == profile && !k.expired(now) {
+			t.touch(k, now)
+			return t.issued(k), nil
+		}
+	}
+	return t.add(newToken(KindEnv, uid, bind, profile))
+}
+
+// ForChild makes a token for one child process. Revoke it when the child has
+// ended; it may be called more than once. Such a token is never written to
+// disk, and so ends with this process at the latest.
+func (t *Tokens) ForChild(uid uint32, bind bool, profile string) (i Issued, revoke func(), err error) {
+	if err := checkName("profile", profile); err != nil {
+		return Issued{}, nil, refuse("%v", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i, err = t.add(newToken(KindExec, uid, bind, profile))
+	if err != nil {
+		return Issued{}, nil, err
+	}
+	return i, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if _, ok := (*t.live.Load())[i.ID]; ok {
+			m := maps.Clone(*t.live.Load())
+			delete(m, i.ID)
+			t.publish(m)
+		}
+	}, nil
+}
+
+func newToken(kind Kind, uid uint32, bind bool, profile string) *token {
+	k := &token{kind: kind, uid: uid, grant: broker.Grant{Profiles: []string{profile}}}
+	if bind {
+		k.grant.UID, k.grant.BoundUID = uid, true
+	}
+	return k
+}
+
+// add gives k an id and makes it known, on disk first. The caller holds mu.
+func (t *Tokens) add(k *token) (Issued, error) {
+	now := time.Now()
+	m := maps.Clone(*t.live.Load())
+	maps.DeleteFunc(m, func(_ string, k *token) bool { return k.expired(now) })
+	if len(m) >= maxTokens {
+		return Issued{}, refuse("there are %d tokens, which is the most there may be; see: stsbroker token list", len(m))
+	}
+	if k.kind != KindNamed {
+		n := 0
+		for _, other := range m {
+			if other.kind != KindNamed && other.uid == k.uid {
+				n++
+			}
+		}
+		if n >= maxPerUser {
+			return Issued{}, refuse("uid %d has %d tokens of env and exec, which is the most there may be; end some children, or see: stsbroker token list", k.uid, n)
+		}
+	}
+	for k.grant.ID == "" || m[k.grant.ID] != nil {
+		k.grant.ID = newID()
+	}
+	k.created = now.UTC().Truncate(time.Second)
+	k.hash = sha256.Sum256([]byte(derive(t.secret, k.grant.ID)))
+	m[k.grant.ID] = k
+	if k.kind != KindExec {
+		if err := t.save(m); err != nil {
+			return Issued{}, refuse("no token was made: %v", err)
+		}
+	}
+	t.publish(m)
+	return t.issued(k), nil
+}
+
+func (t *Tokens) issued(k *token) Issued {
+	return Issued{Info: k.info(), Token: broker.NewSecret(derive(t.secret, k.grant.ID))}
+}
+
+// Revoke ends the token with the name or id, from the next request on. An
+// error tells that there is none, or that the list could not be written, so
+// that the token would be back after a restart.
+func (t *Tokens) Revoke(nameOrID string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k, err := t.find(nameOrID)
+	if err != nil {
+		return err
+	}
+	m := maps.Clone(*t.live.Load())
+	delete(m, k.grant.ID)
+	t.publish(m)
+	if k.kind == KindExec {
+		return nil
+	}
+	if err := t.save(m); err != nil {
+		return refuse("the token is revoked, but will be back after a restart: %v", err)
+	}
+	return nil
+}
+
+// Value returns the token with the name or id, to be printed again.
+func (t *Tokens) Value(nameOrID string) (broker.Secret, error) {
+	k, err := t.find(nameOrID)
+	if err != nil {
+		return broker.Secret{}, err
+	}
+	return t.issued(k).Token, nil
+}
+
+func (t *Tokens) find(nameOrID string) (*token, error) {
+	m, now := *t.live.Load(), time.Now()
+	k := m[nameOrID]
+	for _, other := range m {
+		if nameOrID != "" && other.grant.Name == nameOrID {
+			k = other
+		}
+	}
+	if k == nil || k.expired(now) {
+		return nil, refuse("there is no token with the name or id %q; see: stsbroker token list", clip(nameOrID))
+	}
+	return k, nil
+}
+
+// List returns all tokens that are good now: named ones by name, then the
+// others by age.
+func (t *Tokens) List() []Info {
+	now := time.Now()
+	var out []Info
+	for _, k := range *t.live.Load() {
+		if !k.expired(now) {
+			out = append(out, k.info())
+		}
+	}
+	slices.SortFunc(out, func(a, b Info) int {
+		if named := a.Kind == KindNamed; named != (b.Kind == KindNamed) {
+			if named {
+				return -1
+			}
+			return 1
+		}
+		if c := strings.Compare(a.Name, b.Name); c != 0 {
+			return c
+		}
+		if c := a.Created.Compare(b.Created); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return out
+}
+
+// Run forgets expired tokens and writes down when tokens were last used, every
+// five minutes, until ctx ends. A crash in between loses no more than that.
+// [Tokens.Close] does the last write.
+func (t *Tokens) Run(ctx context.Context) error {
+	tick := time.NewTicker(saveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			// A failure shows at the next change, and in Close; the times are a nicety.
+			_ = t.tidy(now)
+		}
+	}
+}
+
+func (t *Tokens) tidy(now time.Time) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m := maps.Clone(*t.live.Load())
+	maps.DeleteFunc(m, func(_ string, k *token) bool {
+		if k.idleSince() > now.Unix() { // the clock was ahead then: count from now
+			t.touch(k, now)
+		}
+		return k.expired(now)
+	})
+	if len(m) == len(*t.live.Load()) && !t.used.Load() {
+		return nil
+	}
+	t.publish(m)
+	return t.save(m)
+}
+
+// Close writes down when tokens were last used and lets go of the state folder.
+// Afterwards tokens are still recognised, but no change is kept.
+func (t *Tokens) Close() error {
+	err := t.tidy(time.Now())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state != nil {
+		t.state.release()
+		t.state = nil
+	}
+	return err
+}
+
+// save writes the tokens of m that rest on disk. The caller holds mu.
+func (t *Tokens) save(m map[string]*token) error {
+	if t.state == nil {
+		return nil
+	}
+	t.used.Store(false) // before the times are read, so that none is missed
+	err := t.state.save(t.secret, m)
+	if err != nil {
+		t.used.Store(true)
+	}
+	return err
+}
+
+// touch notes a use. It may be called from any number of requests at once.
+func (t *Tokens) touch(k *token, now time.Time) {
+	if s := now.Unix(); k.lastUsed.Load() != s {
+		k.lastUsed.Store(s)
+		if k.kind != KindExec {
+			t.used.Store(true)
+		}
+	}
+}
+
+// expired compares wall clocks, which go on while a laptop sleeps.
+func (k *token) expired(now time.Time) bool {
+	return k.kind == KindEnv && now.Unix()-k.idleSince() > int64(EnvIdle/time.Second)
+}
+
+func (k *token) idleSince() int64 {
+	if used := k.lastUsed.Load(); used != 0 {
+		return used
+	}
+	return k.created.Unix()
+}
+
+func (k *token) info() Info {
+	i := Info{
+		ID: k.grant.ID, Name: k.grant.Name, Kind: k.kind, Profiles: slices.Clone(k.grant.Profiles),
+		UID: k.uid, Bound: k.grant.BoundUID, Created: k.created,
+	}
+	if s := k.lastUsed.Load(); s != 0 {
+		i.LastUsed = time.Unix(s, 0).UTC()
+	}
+	if k.kind == KindEnv {
+		i.Expires = time.Unix(k.idleSince(), 0).Add(EnvIdle).UTC()
+	}
+	return i
+}
+
+func refuse(format string, args ...any) error {
+	return &broker.Error{Kind: broker.KindConfig, Public: fmt.Sprintf(format, args...)}
+}
+
+func checkProfiles(profiles []string) error {
+	if len(profiles) == 0 {
+		return errors.New("a token needs a profile; add: --profile NAME")
+	}
+	for i, p := range profiles {
+		if err := checkName("profile", p); err != nil {
+			return err
+		}
+		if slices.Contains(profiles[:i], p) {
+			return fmt.Errorf("profile %q is named twice", p)
+		}
+	}
+	return nil
+}
+
+// checkName refuses what could forge a line of a list or a log.
+func checkName(what, name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("the %s name is empty", what)
+	case len(name) > maxName:
+		return fmt.Errorf("the %s name %q… is longer than %d bytes", what, clip(name), maxName)
+	case !utf8.ValidString(name), strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
+		return fmt.Errorf("the %s name %q has characters that cannot be printed", what, clip(name))
+	case strings.TrimSpace(name) != name:
+		return fmt.Errorf("the %s name %q begins or ends with a space", what, name)
+	}
+	return nil
+}
+
+func clip(s string) string { return s[:min(len(s), maxName)] }

@@ -1,0 +1,67 @@
+//go:build unix
+
+package securefile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// openToRead does not wait for a writer where somebody left a named pipe.
+func openToRead(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+}
+
+func factsOf(info fs.FileInfo) facts {
+	m := info.Mode()
+	f := facts{mode: m, regular: m.IsRegular(), link: m&fs.ModeSymlink != 0, folder: m.IsDir(), sticky: m&fs.ModeSticky != 0}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		f.owned, f.uid, f.gid = true, st.Uid, st.Gid
+	}
+	return f
+}
+
+func thisUser() user {
+	uid := uint32(os.Geteuid())
+	return user{uid: uid, onlyMember: func(gid uint32) bool { return onlyMember(passwdFile, groupFile, uid, gid) }}
+}
+
+// syncFolder makes a rename or a new entry survive a power cut. Some file
+// systems cannot sync a folder and say so.
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("cannot sync the folder %s: %w", path, err)
+	}
+	err = d.Sync()
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) {
+		err = nil
+	}
+	if err = errors.Join(err, d.Close()); err != nil {
+		return fmt.Errorf("cannot sync the folder %s: %w", path, err)
+	}
+	return nil
+}
+
+// Lock takes the lock on the file at path, making the file (0600, empty) where
+// it is missing, and holds it until release is called or the process ends. It
+// does not wait: where somebody else holds it, held is false.
+func Lock(path string) (release func(), held bool, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, false, nil
+		}
+		return nil, false, fmt.Errorf("cannot lock %s: %w", path, err)
+	}
+	return func() { _ = f.Close() }, true, nil
+}
