@@ -97,14 +97,17 @@ func (b *Broker) Get(ctx context.Context, a Ask) (*Set, error) {
 	if err != nil {
 		return nil, b.refuse(a, err)
 	}
-	l := b.lease(e)
-	set, err := l.get(ctx, a.Patience)
+	l, now := b.lease(e), time.Now()
+	set, err := l.get(ctx, now, a.Patience)
 	if err != nil {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
 	}
+	if set.received.After(now) { // it came while the caller waited
+		now = set.received
+	}
 	b.obs.Observe(Event{
 		Kind: EventServed, Profile: a.Profile, Caller: a.Caller, Generation: set.Generation,
-		Left: set.Left(time.Now()), Stale: l.stale.Load(),
+		Left: set.Left(now), Stale: l.stale.Load(),
 	})
 	return set, nil
 }
@@ -117,7 +120,7 @@ func (b *Broker) Refresh(ctx context.Context, a Ask) (*Set, error) {
 		return nil, b.refuse(a, err)
 	}
 	l := b.lease(e)
-	l.touch()
+	l.touch(time.Now())
 	set, err := l.await(ctx, a.Patience, true)
 	if err != nil {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))

@@ -22,6 +22,17 @@ type Credentials struct {
 	Note string
 }
 
+// ValidKeyID reports whether an access key id has the form that the STS API
+// reference gives AccessKeyId: 16 to 128 letters, digits and underscores.
+func ValidKeyID(id string) bool {
+	for _, c := range []byte(id) {
+		if !('A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '_') {
+			return false
+		}
+	}
+	return 16 <= len(id) && len(id) <= 128
+}
+
 // Lifetime is how long the set was granted for.
 func (c Credentials) Lifetime() time.Duration { return c.Expires.Sub(c.Issued) }
 

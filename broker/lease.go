@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -66,14 +65,13 @@ func newLease(b *Broker, key Key, s *spec) *lease {
 	l := &lease{b: b, key: key, nudge: make(chan struct{}, 1)}
 	l.spec.Store(s)
 	l.ctx, l.cancel = context.WithCancelCause(b.ctx)
-	l.touch()
+	l.touch(time.Now())
 	return l
 }
 
 // get is the way of a request. On the fast path it takes no lock.
-func (l *lease) get(ctx context.Context, patience time.Duration) (*Set, error) {
-	l.touch()
-	now := time.Now()
+func (l *lease) get(ctx context.Context, now time.Time, patience time.Duration) (*Set, error) {
+	l.touch(now)
 	set := l.set.Load()
 	if set.usable(now) && l.awake.Load() && !stepped(set, now) && !l.overdue(set, now) {
 		return set, nil
@@ -163,14 +161,14 @@ func (l *lease) impatient(patience time.Duration, cause error) *Error {
 
 // touch notes that somebody asked. It counts seconds that the host was awake: a
 // night asleep is not a night without demand.
-func (l *lease) touch() {
-	if s := int64(time.Since(l.b.start) / time.Second); l.asked.Load() != s {
+func (l *lease) touch(now time.Time) {
+	if s := int64(now.Sub(l.b.start) / time.Second); l.asked.Load() != s {
 		l.asked.Store(s)
 	}
 }
 
-func (l *lease) idle() time.Duration {
-	return time.Since(l.b.start) - time.Duration(l.asked.Load())*time.Second
+func (l *lease) idle(now time.Time) time.Duration {
+	return now.Sub(l.b.start) - time.Duration(l.asked.Load())*time.Second
 }
 
 // look wakes the loop up to decide again.
@@ -248,7 +246,7 @@ func (l *lease) loop() {
 
 func (l *lease) viewLocked(now time.Time) view {
 	v := view{
-		idle: l.idle(), prefetch: l.spec.Load().Prefetch, waiting: l.waiters.Load() > 0, forced: l.forced,
+		idle: l.idle(now), prefetch: l.spec.Load().Prefetch, waiting: l.waiters.Load() > 0, forced: l.forced,
 		failures: l.failures, permanent: l.last != nil && !l.last.Kind.Passes(),
 		retryIn: l.retryAt.Sub(now), tried: now.Sub(l.began),
 	}
@@ -420,7 +418,7 @@ func (l *lease) input(s *spec) (MintInput, error) {
 	for {
 		var signer *Set
 		if s.parent != nil {
-			set, err := l.b.lease(s.parent).get(l.ctx, mintDeadline)
+			set, err := l.b.lease(s.parent).get(l.ctx, time.Now(), mintDeadline)
 			if err != nil {
 				e := AsError(err).forProfile(s.parent.Name)
 				e.Profile, e.Public = "", "its source, "+e.Public
@@ -469,14 +467,11 @@ func (l *lease) failed(s *spec, took time.Duration, err error) *Error {
 	return e
 }
 
-var keyID = regexp.MustCompile(`^[A-Za-z0-9_]{16,128}$`)
-
-// complete refuses an answer that no client could use, whoever minted it. The
-// pattern of the key id is that of AWS's API reference (type accessKeyIdType).
+// complete refuses an answer that no client could use, whoever minted it.
 func complete(c Credentials) error {
 	var what string
 	switch {
-	case !keyID.MatchString(c.AccessKeyID):
+	case !ValidKeyID(c.AccessKeyID):
 		what = "without a well-formed access key id"
 	case c.SecretAccessKey.IsZero():
 		what = "without a secret access key"

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -129,6 +130,21 @@ type Grant struct {
 	Profiles []string // in order; the first is the default
 	UID      uint32   // the second factor; read only when BoundUID
 	BoundUID bool
+}
+
+// Admits is the second factor of a grant that is bound to a user: the kernel
+// must say that the caller is that user, or root, who could become it. A peer
+// that the kernel does not tell is nobody: it may have closed its end so as to
+// look like uid 0.
+func (g *Grant) Admits(p Peer) error {
+	uid, known := p.UID()
+	switch {
+	case !g.BoundUID || known && (uid == g.UID || uid == 0):
+		return nil
+	case !known:
+		return fmt.Errorf("token %s is bound to uid %d, and the caller's is unknown", g.ID, g.UID)
+	}
+	return fmt.Errorf("token %s is bound to uid %d, and the caller's is %d", g.ID, g.UID, uid)
 }
 
 // Authorizer decides who may ask for what. The error it returns is an

@@ -128,7 +128,7 @@ func TestAuthorize(t *testing.T) {
 		{"container", bound, "dev", mine, ""},
 		{"container", bound, "dev", unknown, "forbidden"},
 		{"container", bound, "dev", other, "forbidden"},
-		{"container", bound, "dev", root, "forbidden"},
+		{"container", bound, "dev", root, ""},
 		{"container", bound, "ops", mine, "forbidden"},
 		{"container", "", "dev", mine, "unauthorized"},
 		{"container", "free", "dev", mine, "unauthorized"},

@@ -59,8 +59,7 @@ func unauthorized(what, cause string) error {
 // Authorize implements [broker.Authorizer].
 //
 // At the container door the caller's token decides: it must hold the profile
-// by its exact name and, where it is bound to a user, be shown by a process
-// that the kernel says is that user's. At the control door the peer must be
+// by its exact name and, where it is bound to a user, admit the peer. At the control door the peer must be
 // the user who runs the broker, or root. Whoever is unknown is refused.
 //
 // What a client reads is the same whether the profile exists or not. Allowing
@@ -75,10 +74,9 @@ func (t *Tokens) Authorize(_ context.Context, who broker.Caller, profile string)
 			return unauthorized(badToken, "the token ended after it was recognised, or none was shown")
 		case !slices.Contains(k.grant.Profiles, profile):
 			return forbidden(profile, fmt.Sprintf("token %s is for %q", k.grant.ID, k.grant.Profiles))
-		case k.grant.BoundUID && !known:
-			return forbidden(profile, fmt.Sprintf("token %s is bound to uid %d, and the caller's is unknown", k.grant.ID, k.grant.UID))
-		case k.grant.BoundUID && uid != k.grant.UID:
-			return forbidden(profile, fmt.Sprintf("token %s is bound to uid %d, and the caller's is %d", k.grant.ID, k.grant.UID, uid))
+		}
+		if err := k.grant.Admits(who.Peer); err != nil {
+			return forbidden(profile, err.Error())
 		}
 		return nil
 	case broker.DoorControl:

@@ -2,7 +2,6 @@ package awssts
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -13,9 +12,6 @@ import (
 
 // expirySlack is how much longer than asked for an answer may claim to live.
 const expirySlack = 5 * time.Minute
-
-// The pattern and the lengths are those of accessKeyIdType in the STS API reference.
-var keyIDPattern = regexp.MustCompile(`^\w{16,128}$`)
 
 // believe holds an answer against the question. n is the duration that was
 // asked for, in seconds, nil for none; now is the time on the issuer's clock.
@@ -28,7 +24,7 @@ func (m *minter) believe(g grant, n *int32, now time.Time) (broker.Credentials, 
 	id, secret, token := aws.ToString(g.creds.AccessKeyId), aws.ToString(g.creds.SecretAccessKey), aws.ToString(g.creds.SessionToken)
 	expires := aws.ToTime(g.creds.Expiration)
 	switch {
-	case !keyIDPattern.MatchString(id):
+	case !broker.ValidKeyID(id):
 		return m.refuse("its access key id is empty or malformed")
 	case !visible(secret):
 		return m.refuse("its secret access key is empty or malformed")

@@ -177,13 +177,13 @@ func (s *STS) WhoAmI(ctx context.Context, region string, m broker.Material) (Ide
 type send func(ctx context.Context, api *sts.Client, sign func(*sts.Options), x *exchange) error
 
 // The region becomes part of a host name.
-var regionPattern = regexp.MustCompile(`^[A-Za-z0-9-]{1,63}$`)
+var regionPattern = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
 
 // do makes one call and, when it was refused because this host's clock is
 // wrong, one more: by then the client has taken its offset from the answer's
 // Date header. Errors are classified.
 func (s *STS) do(ctx context.Context, c Call, m broker.Material, call send) (*exchange, error) {
-	if !regionPattern.MatchString(c.Region) {
+	if len(c.Region) > 63 || !regionPattern.MatchString(c.Region) {
 		return &exchange{}, &broker.Error{Kind: broker.KindConfig, Public: fmt.Sprintf("%q is not the name of a region; mend the profile", clean(c.Region))}
 	}
 	sign := func(o *sts.Options) {

@@ -45,10 +45,10 @@ func (s Set) Key(ctx context.Context, name string) (broker.Material, error) {
 // ProfileKey is the name in a [Set] of the key that stands in an AWS profile.
 func ProfileKey(profile string) string { return "aws:" + profile }
 
-var keyName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.@+-]{0,63}$`)
+var keyName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.@+-]*$`)
 
 // ValidName reports whether a key of stsbroker.yaml may have this name.
-func ValidName(name string) bool { return keyName.MatchString(name) }
+func ValidName(name string) bool { return len(name) <= 64 && keyName.MatchString(name) }
 
 // Env is the key in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, read here and
 // never again.
@@ -62,10 +62,6 @@ func Env(getenv func(string) string) Source {
 // half is one value of a key pair and what it is called where it rests.
 type half struct{ name, value string }
 
-// keyID is the pattern of the STS API reference for AccessKeyId, with its lower
-// bound of 16.
-var keyID = regexp.MustCompile(`^[A-Za-z0-9_]{16,128}$`)
-
 // material checks a pair that was found in a place.
 func material(where string, id, secret, token half) (broker.Material, error) {
 	none := broker.Material{}
@@ -78,7 +74,7 @@ func material(where string, id, secret, token half) (broker.Material, error) {
 		return none, fault("%s is missing from %s, or empty: add it", secret.name, where)
 	case token.value != "":
 		return none, fault("the key in %s is temporary (%s), and cannot mint others: put a long-term key there", where, token.name)
-	case !keyID.MatchString(id.value):
+	case !broker.ValidKeyID(id.value):
 		return none, fault("%s in %s is not an access key id (16 to 128 letters, digits and _): copy it again", id.name, where)
 	case !printable(secret.value):
 		return none, fault("%s in %s is not a secret access key (it holds blanks or characters that do not print): copy it again", secret.name, where)

@@ -1,0 +1,68 @@
+package peer
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+)
+
+func TestNotLoopbackIsUnknown(t *testing.T) {
+	for _, c := range [][2]string{
+		{"127.0.0.1:9170", "10.0.0.7:40000"},
+		{"10.0.0.7:9170", "127.0.0.1:40000"},
+		{"127.0.0.1:9170", "[::1]:40000"},
+		{"[::1]:9170", "[fe80::1]:40000"},
+	} {
+		got, err := OfTCP(netip.MustParseAddrPort(c[0]), netip.MustParseAddrPort(c[1]))
+		if !errors.Is(err, ErrUnknown) || got != (Cred{}) {
+			t.Errorf("OfTCP(%v) = %+v, %v; want unknown", c, got, err)
+		}
+	}
+	if got, err := OfTCP(netip.AddrPort{}, netip.AddrPort{}); !errors.Is(err, ErrUnknown) {
+		t.Errorf("OfTCP of nothing = %+v, %v; want unknown", got, err)
+	}
+}
+
+func TestWorks(t *testing.T) {
+	err := Works()
+	switch {
+	case runtime.GOOS == "linux" && err != nil:
+		t.Fatal(err)
+	case runtime.GOOS != "linux" && !errors.Is(err, ErrUnknown):
+		t.Fatalf("Works() = %v; nothing tells TCP peers on %s", err, runtime.GOOS)
+	}
+}
+
+func TestOfUnix(t *testing.T) {
+	if runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
+		t.Skipf("not run: %s does not tell", runtime.GOOS)
+	}
+	dir, err := os.MkdirTemp("", "peer") // short: socket paths hold about 100 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	_ = client.Close() // the answer is as of connect, so a peer that left is still known
+	got, err := OfUnix(server.(*net.UnixConn))
+	if want := (Cred{UID: uint32(os.Geteuid()), PID: int32(os.Getpid())}); err != nil || got != want {
+		t.Fatalf("OfUnix = %+v, %v; want %+v", got, err, want)
+	}
+}

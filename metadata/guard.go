@@ -1,0 +1,141 @@
+package metadata
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/metadata/listen"
+)
+
+// Requests counts answers. It is called once for each, and must not allocate.
+type Requests interface {
+	Request(door string, status int)
+}
+
+// Guard lets through to next what an AWS SDK may send, and answers the rest
+// with 403, so that neither a web page nor a forwarded request reaches a door:
+//
+//   - Host must be 127.0.0.1, localhost or [::1], with the port of the listener
+//     or, as the CRT sends it, without. A page whose name was rebound to
+//     127.0.0.1 still sends its own name. An absolute request target would
+//     replace Host, and is refused.
+//   - no Origin, Referer, Sec-Fetch-Site, Cookie or Access-Control-Request-*:
+//     browsers add them. (Sec-Fetch-Mode passes: Node's fetch sends it.) No
+//     answer ever has a CORS header.
+//   - no Forwarded, X-Forwarded-* or Via: a proxy speaks for somebody else.
+//   - no body: nothing that is served here takes one, and net/http accepts
+//     Transfer-Encoding and Content-Length together.
+//   - GET alone, else 405: no request changes anything.
+//
+// Who is refused loses the connection too, so that only those who are served
+// can keep one. Refusals are counted and observed under the name of the door.
+//
+// The server must be one of [NewServer]: without a [listen.Caller] in the
+// context, everything is refused.
+func Guard(door string, next http.Handler, requests Requests, observer broker.Observer) http.Handler {
+	return &guard{
+		refuser: refuser{door: door, requests: requests, observer: observer},
+		next:    func(w http.ResponseWriter, r *http.Request, _ *listen.Caller) { next.ServeHTTP(w, r) },
+	}
+}
+
+type guard struct {
+	refuser
+	next func(http.ResponseWriter, *http.Request, *listen.Caller)
+}
+
+func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	caller := listen.FromContext(r.Context())
+	if caller == nil {
+		g.turnAway(w, r, &listen.Caller{}, "the connection's caller was not recorded")
+		return
+	}
+	if why := objection(r, caller.LocalPort); why != "" {
+		g.turnAway(w, r, caller, why)
+		return
+	}
+	if r.Method != http.MethodGet {
+		w.Header()["Allow"] = allowValue
+		g.refuse(w, http.StatusMethodNotAllowed, brokerCaller(g.door, caller), &broker.Error{Kind: broker.KindForbidden, Public: "refused: only GET is answered here"})
+		return
+	}
+	if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
+		// net/http ignores Transfer-Encoding here; what it leaves unread must
+		// not be taken for a second request.
+		w.Header()["Connection"] = closeValue
+	}
+	g.next(w, r, caller)
+}
+
+// Header values are shared by all answers: net/http only reads them.
+var (
+	allowValue = []string{http.MethodGet}
+	closeValue = []string{"close"}
+)
+
+// bodyPatience is how long the rest of a refused body may take to arrive.
+// Closing with unread bytes would reset the connection under our answer.
+const bodyPatience = 250 * time.Millisecond
+
+func (g *guard) turnAway(w http.ResponseWriter, r *http.Request, caller *listen.Caller, why string) {
+	if hasBody(r) {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyPatience))
+	}
+	g.refuse(w, http.StatusForbidden, brokerCaller(g.door, caller), &broker.Error{
+		Kind:   broker.KindForbidden,
+		Public: "refused: " + why,
+		Cause:  fmt.Errorf("%.16q with Host %.100q", r.Method, r.Host),
+	})
+}
+
+// objection says why a request is refused, "" if it is not.
+func objection(r *http.Request, port string) string {
+	switch {
+	case !strings.HasPrefix(r.RequestURI, "/"):
+		return "the request target must be a path"
+	case !hostAllowed(r.Host, port):
+		return "Host must be 127.0.0.1, localhost or [::1], with this port or none"
+	case hasBody(r):
+		return "a request has no body here"
+	}
+	if name := foreignHeader(r.Header); name != "" {
+		return "requests of browsers and proxies (" + name + ") are not served"
+	}
+	return ""
+}
+
+// hostAllowed is exact: no case folding, no trailing dot, no other spelling of
+// an address. host is Request.Host: net/http takes the header out of the map.
+func hostAllowed(host, port string) bool {
+	for _, name := range [...]string{"127.0.0.1", "localhost", "[::1]"} {
+		if rest, ok := strings.CutPrefix(host, name); ok {
+			return rest == "" || rest[0] == ':' && rest[1:] == port && port != ""
+		}
+	}
+	return false
+}
+
+func hasBody(r *http.Request) bool { return r.ContentLength != 0 || len(r.TransferEncoding) != 0 }
+
+// foreignHeader returns the name of a header that no SDK sends, "" if there is
+// none. net/http has made names canonical, and refused those it could not.
+func foreignHeader(h http.Header) string {
+	for name := range h {
+		switch name {
+		case "Origin", "Referer", "Sec-Fetch-Site", "Cookie", "Forwarded", "Via":
+			return name
+		}
+		if strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "Access-Control-Request-") {
+			return name
+		}
+	}
+	return ""
+}
+
+// brokerCaller is the caller in the domain's words. It does not ask the kernel.
+func brokerCaller(door string, c *listen.Caller) broker.Caller {
+	return broker.Caller{Door: door, Remote: c.Remote}
+}

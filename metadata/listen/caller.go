@@ -1,0 +1,68 @@
+package listen
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/internal/peer"
+)
+
+// Caller is what is known of the other end of one connection.
+type Caller struct {
+	Local, Remote netip.AddrPort // zero on a Unix socket
+	LocalPort     string         // Local's, in decimal; "" on a Unix socket
+
+	conn net.Conn
+	once sync.Once
+	peer broker.Peer
+	err  error
+}
+
+// Peer is the kernel's word about the caller. The error says why there is
+// none; the Peer is then the zero one, which is unknown.
+//
+// The kernel is asked once a connection, and only when somebody wants to know:
+// most tokens are bound to no uid, and so most connections never pay for it.
+// Asking late is as right as asking early. On a Unix socket the answer is as of
+// the time of connecting. On TCP it is looked up by addresses and ports, and
+// while our end is open no other socket can be established between them; so
+// a late answer is about the same peer, or (it has closed its end: inode 0, or
+// no entry) there is none, and who needs one refuses.
+func (c *Caller) Peer() (broker.Peer, error) {
+	c.once.Do(func() {
+		var cred peer.Cred
+		if u, ok := c.conn.(*net.UnixConn); ok {
+			cred, c.err = peer.OfUnix(syscall.Conn(u))
+		} else {
+			cred, c.err = peer.OfTCP(c.Local, c.Remote)
+		}
+		if c.err == nil {
+			c.peer = broker.NewPeer(cred.UID, cred.PID)
+		}
+	})
+	return c.peer, c.err
+}
+
+type callerKey struct{}
+
+// ConnContext keeps a [Caller] for the connection in its context. It is a value
+// for http.Server's field of that name.
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	caller := &Caller{Local: addrPort(c.LocalAddr()), Remote: addrPort(c.RemoteAddr()), conn: c}
+	if caller.Local.IsValid() {
+		caller.LocalPort = strconv.Itoa(int(caller.Local.Port()))
+	}
+	return context.WithValue(ctx, callerKey{}, caller)
+}
+
+// FromContext returns the caller behind the request whose context this is, nil
+// when its server does not use [ConnContext].
+func FromContext(ctx context.Context) *Caller {
+	c, _ := ctx.Value(callerKey{}).(*Caller)
+	return c
+}

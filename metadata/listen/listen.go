@@ -1,0 +1,193 @@
+// Package listen opens the sockets that the front doors answer on, and knows
+// the caller behind each connection.
+//
+// [TCP] opens loopback listeners, and only those. Every connection is checked
+// again when it comes, because a host with route_localnet=1 hands packets from
+// its neighbours to 127.0.0.1. [ConnContext] is for http.Server; a handler
+// gets the caller back with [FromContext].
+package listen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// The addresses that may be listened on: the ones that every SDK takes over
+// plain http, and the ones that the doors' Host allow-list lets through.
+var (
+	loopback4 = netip.MustParseAddr("127.0.0.1")
+	loopback6 = netip.MustParseAddr("::1")
+)
+
+// maxConns is the most connections that one [TCP] call holds open at a time,
+// where the limit on descriptors allows it.
+const maxConns = 4096
+
+// spareFiles are the descriptors that connections never take: for STS, files,
+// the control socket.
+const spareFiles = 256
+
+// TCP listens on the given literal addresses, such as "127.0.0.1:9170" and
+// "[::1]:9170". All of them share one cap on open connections; beyond it,
+// callers wait in the kernel's queue until one closes.
+//
+// An IPv6 address on a host that has none is left out, and skipped says so, one
+// sentence for each. Any other failure closes what was opened and is returned:
+// a port that somebody else holds is never exchanged for another.
+func TCP(ctx context.Context, addresses ...string) (listeners []net.Listener, skipped []string, err error) {
+	return tcp(ctx, capacity(), addresses)
+}
+
+func tcp(ctx context.Context, conns int, addresses []string) (listeners []net.Listener, skipped []string, err error) {
+	defer func() {
+		if err != nil {
+			for _, l := range listeners {
+				_ = l.Close()
+			}
+			listeners, skipped = nil, nil
+		}
+	}()
+	all := &shared{slots: make(chan struct{}, conns), deadlines: deadlines{conns: map[*conn]struct{}{}}}
+	for _, s := range addresses {
+		at, err := parse(s)
+		if err != nil {
+			return listeners, nil, err
+		}
+		l, err := bind(ctx, at)
+		switch {
+		case err == nil:
+			listeners = append(listeners, &listener{TCPListener: l, shared: all, closed: make(chan struct{})})
+		case at.Addr() == loopback6 && noSuchAddress(err):
+			skipped = append(skipped, fmt.Sprintf("not listening on %s: this host has no IPv6 loopback", at))
+		default:
+			return listeners, nil, bindError(at, err)
+		}
+	}
+	if len(listeners) == 0 {
+		return nil, skipped, fmt.Errorf("no address to listen on is left of %v: add 127.0.0.1", addresses)
+	}
+	return listeners, skipped, nil
+}
+
+func parse(s string) (netip.AddrPort, error) {
+	at, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return at, fmt.Errorf("listen address %q: want a literal address and a port, such as 127.0.0.1:9170 or [::1]:9170", s)
+	}
+	if a := at.Addr(); a != loopback4 && a != loopback6 {
+		return at, fmt.Errorf("listen address %q: only 127.0.0.1 and [::1] may be listened on; credentials do not leave this host", s)
+	}
+	return at, nil
+}
+
+func bind(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error) {
+	network := "tcp4"
+	if at.Addr().Is6() {
+		network = "tcp6" // on that family alone
+	}
+	// Both ends are on this host: no peer can vanish without the kernel
+	// telling, so probing for it would only cost three system calls a connection.
+	lc := net.ListenConfig{KeepAlive: -1}
+	lc.SetMultipathTCP(false) // Landlock's rules for TCP do not cover it
+	l, err := lc.Listen(ctx, network, at.String())
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil
+}
+
+// bindError says what a person can do about err. It reads well after "stsbroker: ".
+func bindError(at netip.AddrPort, err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err // the address is said already
+	}
+	if !inUse(err) {
+		return fmt.Errorf("listen on %s: %w", at, err)
+	}
+	return fmt.Errorf("listen on %s: port %d is taken by another program (%w); find it with: %s", at, at.Port(), err, findOwner(runtime.GOOS, at.Port()))
+}
+
+func findOwner(goos string, port uint16) string {
+	switch goos {
+	case "linux":
+		return fmt.Sprintf("ss -ltnp 'sport = :%d'", port)
+	case "windows":
+		return fmt.Sprintf("netstat -ano -p tcp | findstr :%d", port)
+	default:
+		return fmt.Sprintf("lsof -nP -iTCP:%d -sTCP:LISTEN", port)
+	}
+}
+
+// shared is what the listeners of one [TCP] call have in common.
+type shared struct {
+	slots     chan struct{} // taken by open connections
+	deadlines deadlines
+}
+
+func (s *shared) open(c *net.TCPConn) *conn {
+	o := &conn{TCPConn: c, owner: s, opened: time.Now()}
+	s.deadlines.add(o)
+	return o
+}
+
+func (s *shared) release(c *conn) {
+	s.deadlines.remove(c)
+	<-s.slots
+}
+
+// listener hands out at most cap(slots) connections at a time, all of them
+// from this host. Without the cap a flood would take every descriptor, and the
+// broker could no longer reach STS or its own files.
+type listener struct {
+	*net.TCPListener
+	shared *shared
+	once   sync.Once
+	closed chan struct{}
+}
+
+// Accept waits for a free slot, then for a connection.
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case l.shared.slots <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+	for {
+		c, err := l.AcceptTCP()
+		if err != nil {
+			<-l.shared.slots
+			return nil, err
+		}
+		if local(c) {
+			return l.shared.open(c), nil
+		}
+		_ = c.Close() // without a word, and without a log line that a neighbour could write at will
+	}
+}
+
+// Close stops accepting; connections go on.
+func (l *listener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.TCPListener.Close()
+}
+
+// local reports whether both ends of a connection are on this host.
+func local(c net.Conn) bool {
+	return addrPort(c.LocalAddr()).Addr().IsLoopback() && addrPort(c.RemoteAddr()).Addr().IsLoopback()
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	at := t.AddrPort()
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+}

@@ -1,0 +1,316 @@
+package listen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestAddressesRefused(t *testing.T) {
+	for _, s := range []string{
+		"", "9170", ":9170", "localhost:9170", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000", "0.0.0.0:9170", "10.0.0.1:9170",
+		"127.0.0.2:9170", "127.1:9170", "[::]:9170", "::1:9170", "[::1%lo]:9170", "[::ffff:127.0.0.1]:9170", "169.254.170.2:80", "[fe80::1]:9170",
+	} {
+		l, _, err := TCP(t.Context(), "127.0.0.1:0", s)
+		if err == nil || len(l) != 0 || !strings.Contains(err.Error(), fmt.Sprintf("%q", s)) {
+			t.Errorf("%q: %v, %v", s, l, err)
+		}
+	}
+	if _, _, err := TCP(t.Context()); err == nil {
+		t.Error("nothing to listen on is no error")
+	}
+}
+
+// A taken port is fatal, names its port and how to find who has it, and leaves
+// nothing half open.
+func TestPortTaken(t *testing.T) {
+	l, _, err := TCP(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := l[0].Addr().String()
+	_ = l[0].Close()
+	taken, _, err := TCP(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken[0].Close()
+	_, port, _ := net.SplitHostPort(taken[0].Addr().String())
+
+	l, _, err = TCP(t.Context(), free, taken[0].Addr().String())
+	if err == nil || l != nil {
+		t.Fatalf("%v, %v", l, err)
+	}
+	for _, want := range []string{"port " + port, findOwner(runtime.GOOS, taken[0].Addr().(*net.TCPAddr).AddrPort().Port())} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not say %q", err, want)
+		}
+	}
+	again, _, err := TCP(t.Context(), free)
+	if err != nil {
+		t.Fatalf("the first listener was left open: %v", err)
+	}
+	_ = again[0].Close()
+}
+
+func TestFindOwner(t *testing.T) {
+	for goos, want := range map[string]string{
+		"linux": "ss -ltnp 'sport = :9170'", "darwin": "lsof -nP -iTCP:9170 -sTCP:LISTEN", "windows": "netstat -ano -p tcp | findstr :9170",
+	} {
+		if got := findOwner(goos, 9170); got != want {
+			t.Errorf("%s: %s", goos, got)
+		}
+	}
+}
+
+// echo serves listeners: it greets, then holds each connection until its client leaves.
+func echo(t *testing.T, listeners []net.Listener) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for _, l := range listeners {
+		wg.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					if !errors.Is(err, net.ErrClosed) {
+						t.Error(err)
+					}
+					return
+				}
+				wg.Go(func() {
+					_, _ = io.WriteString(c, "hello")
+					_, _ = io.Copy(io.Discard, c)
+					_, _ = c.Close(), c.Close() // net/http closes more than once
+				})
+			}
+		})
+	}
+	t.Cleanup(func() {
+		for _, l := range listeners {
+			_, _ = l.Close(), l.Close()
+		}
+		wg.Wait()
+	})
+}
+
+func dial(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func greeted(t *testing.T, c net.Conn) {
+	t.Helper()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	if got, err := io.ReadAll(io.LimitReader(c, 5)); err != nil || string(got) != "hello" {
+		t.Fatalf("%q, %v", got, err)
+	}
+}
+
+// Callers beyond the cap wait until one leaves; a flood passes.
+func TestCap(t *testing.T) {
+	const most = 8
+	l, _, err := tcp(t.Context(), most, []string{"127.0.0.1:0", "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	echo(t, l)
+	slots := l[0].(*listener).shared.slots
+	var flood []net.Conn
+	for i := range 10 * most {
+		flood = append(flood, dial(t, l[i%2].Addr().String()))
+	}
+	late := dial(t, l[0].Addr().String())
+	for len(slots) < most {
+		runtime.Gosched()
+	}
+	_ = late.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, err := late.Read(make([]byte, 1)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("beyond the cap: %d, %v", n, err)
+	}
+	for _, c := range flood {
+		_ = c.Close()
+	}
+	greeted(t, late)
+	greeted(t, dial(t, l[1].Addr().String()))
+}
+
+// Close ends an Accept that waits for a slot.
+func TestCloseWhileFull(t *testing.T) {
+	l, _, err := tcp(t.Context(), 1, []string{"127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial(t, l[0].Addr().String())
+	held, err := l[0].Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	done := make(chan error)
+	go func() { _, err := l[0].Accept(); done <- err }()
+	_ = l[0].Close()
+	if err := <-done; !errors.Is(err, net.ErrClosed) {
+		t.Fatal(err)
+	}
+}
+
+func TestCapacityLeavesSpareFiles(t *testing.T) {
+	if n := capacity(); n < spareFiles || n > maxConns {
+		t.Fatalf("capacity %d", n)
+	}
+}
+
+func TestCaller(t *testing.T) {
+	l, _, err := TCP(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l[0].Close()
+	client := dial(t, l[0].Addr().String())
+	server, err := l[0].Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	c := FromContext(ConnContext(context.Background(), server))
+	if c.Local.String() != l[0].Addr().String() || c.Remote.String() != client.LocalAddr().String() || fmt.Sprint(c.Local.Port()) != c.LocalPort {
+		t.Errorf("%+v", c)
+	}
+	peer, err := c.Peer()
+	uid, known := peer.UID()
+	if runtime.GOOS == "linux" {
+		if err != nil || !known || int(uid) != os.Geteuid() {
+			t.Errorf("uid %d, %v, %v", uid, known, err)
+		}
+		_ = client.Close()
+		if again, err := c.Peer(); err != nil || again != peer {
+			t.Errorf("asked again: %v, %v", again, err)
+		}
+	} else if err == nil || known {
+		t.Errorf("uid %d, %v, %v", uid, known, err)
+	}
+	if FromContext(context.Background()) != nil {
+		t.Error("a caller out of nothing")
+	}
+}
+
+func TestUnknownCallers(t *testing.T) {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	c := FromContext(ConnContext(context.Background(), a))
+	peer, err := c.Peer()
+	if uid, known := peer.UID(); err == nil || known || uid != 0 || c.LocalPort != "" {
+		t.Errorf("a pipe: %d, %v, %v", uid, known, err)
+	}
+	if _, err := new(Caller).Peer(); err == nil {
+		t.Error("nothing is a known caller")
+	}
+}
+
+func TestUnixCaller(t *testing.T) {
+	if runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
+		t.Skipf("not run: %s does not tell", runtime.GOOS)
+	}
+	dir, err := os.MkdirTemp("", "listen") // short: socket paths hold about 100 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	c := FromContext(ConnContext(context.Background(), server))
+	peer, err := c.Peer()
+	uid, _ := peer.UID()
+	pid, _ := peer.PID()
+	if err != nil || int(uid) != os.Geteuid() || int(pid) != os.Getpid() || c.Remote != (netip.AddrPort{}) {
+		t.Errorf("uid %d, pid %d, %v", uid, pid, err)
+	}
+}
+
+// Deadlines are late by the grain at most, and moving one takes back that it fired.
+func TestDeadlines(t *testing.T) {
+	l, _, err := TCP(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l[0].Close()
+	client := dial(t, l[0].Addr().String())
+	server, err := l[0].Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	one := make([]byte, 1)
+	timesOut := func(name string, do func([]byte) (int, error)) {
+		t.Helper()
+		if _, err := do(one); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	works := func() {
+		t.Helper()
+		if _, err := client.Write(one); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := server.Read(one); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	}
+	for name, set := range map[string]func(){
+		"to come":         func() { _ = server.SetReadDeadline(time.Now().Add(time.Millisecond)) },
+		"both to come":    func() { _ = server.SetDeadline(time.Now().Add(time.Millisecond)) },
+		"past":            func() { _ = server.SetReadDeadline(time.Unix(1, 0)) },
+		"during the read": func() { time.AfterFunc(time.Millisecond, func() { _ = server.SetReadDeadline(time.Unix(1, 0)) }) },
+	} {
+		set()
+		timesOut(name, server.Read)
+		timesOut(name+", again", server.Read)
+		_ = server.SetDeadline(time.Time{})
+		works()
+		_ = server.SetDeadline(time.Now().Add(time.Hour))
+		works()
+	}
+
+	// A client that does not read holds a writer no longer than that.
+	_ = server.SetWriteDeadline(time.Now().Add(time.Millisecond))
+	much := make([]byte, 64<<20)
+	timesOut("write", func([]byte) (int, error) { return server.Write(much) })
+
+	// Without connections nothing runs.
+	_, _ = server.Close(), client.Close()
+	d := &l[0].(*listener).shared.deadlines
+	d.timer.Stop()
+	d.sweep()
+	if d.timer.Stop() {
+		t.Error("the sweep goes on without connections")
+	}
+}
