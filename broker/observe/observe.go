@@ -1,0 +1,248 @@
+// Package observe turns the broker's events into a log (zap) and metrics
+// (Prometheus).
+//
+// The log may name profiles, key ids and callers; it never holds a secret. A
+// label of a metric holds even less: only words out of closed lists (doors,
+// actions, error kinds, status codes) and the names of regions. Dashboards are
+// copied into tickets and stored for years, and each new label value costs
+// memory for as long as the process lives.
+//
+// Start with [Observer.Observe]: one case for each kind of event.
+package observe
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/stsbroker/stsbroker/broker"
+)
+
+// Observer implements [broker.Observer]. All methods are safe for concurrent use.
+type Observer struct {
+	log     *zap.Logger
+	reg     *prometheus.Registry
+	metrics metrics
+
+	mu      sync.Mutex
+	failing map[string]failure // by profile; entries go when a mint succeeds
+	refused map[broker.Kind]spate
+}
+
+// spate counts refusals of one kind within a minute: a stranger decides how
+// often they come. (zap's own sampler takes half a megabyte for the same.)
+type spate struct {
+	began time.Time
+	count int
+}
+
+// loud reports whether one more refusal is worth a line: the first twenty of a
+// minute, and then every hundredth.
+func (o *Observer) loud(k broker.Kind) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.refused[k]
+	if now := time.Now(); now.Sub(s.began) >= time.Minute {
+		s = spate{began: now}
+	}
+	s.count++
+	o.refused[k] = s
+	return s.count <= 20 || s.count%100 == 20
+}
+
+// failure is what is known of a profile whose mints fail.
+type failure struct {
+	count int
+	kind  broker.Kind
+	code  string
+}
+
+// againAfter is how many failures of one kind pass in silence between two
+// lines: with the renewal policy's longest back-off of 60 s, twenty minutes.
+const againAfter = 20
+
+// New returns an Observer with a metrics registry of its own. stats is called
+// at each scrape.
+func New(log *zap.Logger, stats func() broker.Stats) *Observer {
+	o := &Observer{
+		log:     log,
+		reg:     prometheus.NewRegistry(),
+		metrics: newMetrics(),
+		failing: map[string]failure{},
+		refused: map[broker.Kind]spate{},
+	}
+	o.reg.MustRegister(o.metrics.all()...)
+	o.reg.MustRegister(gauges{stats})
+	return o
+}
+
+// Observe records one event. A served set (the way of every request) costs a
+// few atomic additions and no allocation; it is logged at debug only.
+func (o *Observer) Observe(e broker.Event) {
+	switch e.Kind {
+	case broker.EventServed:
+		o.metrics.servedLeft.Observe(e.Left.Seconds())
+		if e.Stale {
+			o.metrics.servedStale.Inc()
+		}
+		if ce := o.log.Check(zapcore.DebugLevel, "served"); ce != nil {
+			writeServed(ce, e)
+		}
+	case broker.EventMinted:
+		o.metrics.mint(e, resultOK)
+		o.minted(e)
+	case broker.EventMintFailed:
+		o.metrics.mint(e, resultOf(e.Err))
+		o.mintFailed(e)
+	case broker.EventRefused:
+		o.logRefused(e)
+	case broker.EventLapsed:
+		o.metrics.lapsed.Inc()
+		o.log.Debug("lease lapsed: nobody asked lately", zap.String("profile", e.Profile))
+	case broker.EventClockStep:
+		o.metrics.clockSteps.Inc()
+		o.log.Info("the clock jumped (a suspend, or it was set); looking at every lease again", zap.Duration("by", e.Left))
+	}
+}
+
+// Request counts one answered HTTP request. It does not allocate for the
+// status codes that the doors use.
+func (o *Observer) Request(door string, status int) {
+	o.metrics.requests.WithLabelValues(doorLabel(door), statusLabel(status)).Inc()
+}
+
+// Handler serves the metrics in Prometheus' text format. Put it behind the
+// guard: it checks nobody.
+func (o *Observer) Handler() http.Handler { return metricsHandler(o.reg) }
+
+func (o *Observer) minted(e broker.Event) {
+	o.mu.Lock()
+	before := o.failing[e.Profile].count
+	delete(o.failing, e.Profile)
+	o.mu.Unlock()
+
+	fields := append(mintFields(e),
+		zap.String("key_id", e.KeyID),
+		zap.Uint64("generation", e.Generation),
+		zap.Duration("left", e.Left.Round(time.Second)),
+		zap.Duration("renewal_in", e.Renewal.Round(time.Second)))
+	if e.Note != "" {
+		fields = append(fields, zap.String("note", e.Note))
+	}
+	if before > 0 {
+		fields = append(fields, zap.Int("failures_before", before))
+	}
+	o.log.Info("minted", fields...)
+}
+
+// mintFailed logs the first failure of a profile, each change of its nature,
+// and then one in [againAfter], as warnings; the repeats between at debug.
+func (o *Observer) mintFailed(e broker.Event) {
+	err := orUnknown(e.Err)
+	o.mu.Lock()
+	f := o.failing[e.Profile]
+	loud := f.count%againAfter == 0 || f.kind != err.Kind || f.code != err.Code
+	f = failure{count: f.count + 1, kind: err.Kind, code: err.Code}
+	o.failing[e.Profile] = f
+	o.mu.Unlock()
+
+	level := zapcore.DebugLevel
+	if loud {
+		level = zapcore.WarnLevel
+	}
+	if ce := o.log.Check(level, "mint failed"); ce != nil {
+		fields := append(mintFields(e), zap.Int("failures", f.count))
+		ce.Write(append(fields, errorFields(err)...)...)
+	}
+}
+
+// logRefused warns of what a person has to mend and nothing else tells of.
+// What passes by itself, and what the failed mint already told, is for debug.
+func (o *Observer) logRefused(e broker.Event) {
+	err := orUnknown(e.Err)
+	level := zapcore.DebugLevel
+	switch err.Kind {
+	case broker.KindForbidden, broker.KindUnauthorized, broker.KindConfig, broker.KindLoginNeeded:
+		if !o.loud(err.Kind) {
+			return
+		}
+		level = zapcore.WarnLevel
+	}
+	if ce := o.log.Check(level, "refused: "+err.Kind.String()); ce != nil {
+		fields := append(callerFields(e.Caller), zap.String("profile", e.Profile))
+		ce.Write(append(fields, errorFields(err)...)...)
+	}
+}
+
+func writeServed(ce *zapcore.CheckedEntry, e broker.Event) {
+	ce.Write(append(callerFields(e.Caller),
+		zap.String("profile", e.Profile),
+		zap.Uint64("generation", e.Generation),
+		zap.Duration("left", e.Left.Round(time.Second)),
+		zap.Bool("stale", e.Stale))...)
+}
+
+func mintFields(e broker.Event) []zap.Field {
+	return []zap.Field{
+		zap.String("profile", e.Profile),
+		zap.String("action", e.Action),
+		zap.String("region", e.Region),
+		zap.Duration("took", e.Took.Round(time.Millisecond)),
+	}
+}
+
+func callerFields(c broker.Caller) []zap.Field {
+	fields := []zap.Field{zap.String("door", c.Door)}
+	if c.Remote.IsValid() {
+		fields = append(fields, zap.Stringer("remote", c.Remote))
+	}
+	if uid, known := c.Peer.UID(); known {
+		fields = append(fields, zap.Uint32("uid", uid))
+	}
+	if pid, known := c.Peer.PID(); known {
+		fields = append(fields, zap.Int32("pid", pid))
+	}
+	if c.Token != "" {
+		fields = append(fields, zap.String("token", c.Token))
+	}
+	return fields
+}
+
+func errorFields(err *broker.Error) []zap.Field {
+	fields := []zap.Field{zap.Stringer("kind", err.Kind), zap.String("error", clip(err.Public))}
+	if err.Code != "" {
+		fields = append(fields, zap.String("code", clip(err.Code)))
+	}
+	if err.Cause != nil {
+		fields = append(fields, zap.String("cause", clip(err.Cause.Error())))
+	}
+	// The AWS SDK's response errors carry the id that AWS support asks for
+	// (aws/transport/http.ResponseError).
+	var r interface{ ServiceRequestID() string }
+	if errors.As(err.Cause, &r) && r.ServiceRequestID() != "" {
+		fields = append(fields, zap.String("request_id", clip(r.ServiceRequestID())))
+	}
+	return fields
+}
+
+// clip bounds text that a server chose.
+func clip(s string) string {
+	const most = 2048
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
+func orUnknown(err *broker.Error) *broker.Error {
+	if err == nil {
+		return &broker.Error{Public: "no reason given"}
+	}
+	return err
+}
