@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stsbroker/stsbroker/internal/control"
+)
+
+// The commands that are one call.
+
+func credentialProcessCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "credential-process PROFILE",
+		Short: "print a profile's credentials as credential_process wants them",
+		Long: `credential-process prints one JSON object for credential_process in an AWS config
+file. With a running broker any number of programs at once cause one mint. On
+success nothing is written to stderr: one SDK reads both streams.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeProfiles(g),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return within(cmd.Context(), g, func(ctx context.Context, s control.Service) error {
+				c, err := s.Credentials(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				return json.NewEncoder(os.Stdout).Encode(struct {
+					Version int
+					control.Credentials
+				}{1, c})
+			})
+		},
+	}
+}
+
+func refreshCommand(g *globals) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:               "refresh PROFILE",
+		Short:             "mint now, whatever is held",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeProfiles(g),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := connect(cmd.Context(), g)
+			if err != nil {
+				return err
+			}
+			p, err := patiently(cmd.Context(), "STS to renew profile "+args[0], func(ctx context.Context) (control.Profile, error) { return s.Refresh(ctx, args[0]) })
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(p)
+			}
+			fmt.Printf("%s: %s, %s left\n", oneLine(p.Name), p.KeyID, span(seconds(p.Left)))
+			return nil
+		},
+	}
+	jsonFlag(c, &asJSON)
+	return c
+}
+
+func whoamiCommand(g *globals) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:               "whoami PROFILE",
+		Short:             "ask STS whose credentials a profile's are",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeProfiles(g),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return within(cmd.Context(), g, func(ctx context.Context, s control.Service) error {
+				id, err := patiently(ctx, "STS to say who profile "+args[0]+" is", func(ctx context.Context) (control.Identity, error) { return s.WhoAmI(ctx, args[0]) })
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return printJSON(id)
+				}
+				table(os.Stdout, [][]string{{"account", id.Account}, {"arn", oneLine(id.ARN)}, {"user id", oneLine(id.UserID)}})
+				return nil
+			})
+		},
+	}
+	jsonFlag(c, &asJSON)
+	return c
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			fmt.Printf("stsbroker %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return nil
+		},
+	}
+}
+
+func jsonFlag(c *cobra.Command, to *bool) {
+	c.Flags().BoolVar(to, "json", false, "print JSON, for scripts")
+}
+
+func printJSON(v any) error {
+	enc := json.NewEncoder(os.Stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

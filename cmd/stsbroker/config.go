@@ -1,0 +1,303 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/stsbroker/stsbroker/internal/securefile"
+)
+
+// Config is stsbroker.yaml, checked: what a document says, with defaults where
+// it is silent. What cannot be known from the document alone (a source that is
+// a profile of the AWS files) is checked by [Config.CheckSources].
+type Config struct {
+	File        string // "" for the defaults
+	Listen      ListenConfig
+	AWSProfiles AWSProfilesConfig
+	STS         STSConfig
+	Keys        map[string]KeyConfig
+	Profiles    []ProfileConfig // in the order of the document
+
+	sources []ref // role sources that are no profile of this document
+}
+
+// ListenConfig holds addresses ("IP:PORT", loopback) and a path.
+type ListenConfig struct {
+	Container    []string // empty for no container door
+	Metrics      string   // "" for off
+	MetricsGiven bool     // whether the document says so, or the default of the service is meant
+	Control      string   // absolute path of the Unix socket; "" for the default path
+}
+
+// AWSProfilesConfig chooses among the profiles of the AWS shared files.
+type AWSProfilesConfig struct{ Include, Exclude []string }
+
+// Serves reports whether a profile of the AWS files is to be served: it matches
+// a pattern of Include and none of Exclude. A pattern's * matches any text.
+func (c AWSProfilesConfig) Serves(profile string) bool {
+	// path.Match with no separators: a profile's name may hold slashes.
+	flat := func(s string) string { return strings.ReplaceAll(s, "/", "\x00") }
+	matches := func(pattern string) bool {
+		ok, err := path.Match(flat(pattern), flat(profile))
+		return ok && err == nil
+	}
+	return slices.ContainsFunc(c.Include, matches) && !slices.ContainsFunc(c.Exclude, matches)
+}
+
+// STSConfig says how STS is reached.
+type STSConfig struct {
+	Region    string // "" where the document does not say
+	Timeout   time.Duration
+	Endpoints map[string]EndpointConfig // by region
+}
+
+// EndpointConfig replaces the address of a region's STS.
+type EndpointConfig struct {
+	URL        string // https, or http to loopback
+	Compatible bool   // not AWS: a store that speaks STS, with ARNs of its own making
+}
+
+// Custodies, as they appear in the document.
+const (
+	custodyFile = "file" // the section of the AWS credentials file that has the key's name
+	custodyEnv  = "env"  // AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of serve
+)
+
+// KeyConfig is a long-term credential.
+type KeyConfig struct {
+	Name    string
+	Line    int
+	Custody string // custodyFile or custodyEnv
+}
+
+// ProfileConfig is one profile. Exactly one of the pointers is set.
+type ProfileConfig struct {
+	Name     string
+	Line     int    // where its name stands
+	Region   string // "" where it says none: STSConfig.Region, then the environment's
+	Prefetch bool
+
+	Session     *SessionConfig
+	Role        *RoleConfig
+	WebIdentity *WebIdentityConfig
+	Process     *ProcessConfig
+}
+
+// SessionConfig is GetSessionToken with a long-term key.
+type SessionConfig struct {
+	Key      string
+	Duration time.Duration // 0 for the default
+}
+
+// RoleConfig is AssumeRole, signed by a profile's credentials or by a key:
+// exactly one of Source and Key is set.
+type RoleConfig struct {
+	ARN         string
+	Source      string
+	Key         string
+	Duration    time.Duration // 0 for the default
+	SessionName string        // may hold {{.User}} and {{.Host}}; "" for the default
+	ExternalID  string
+}
+
+// WebIdentityConfig is AssumeRoleWithWebIdentity.
+type WebIdentityConfig struct {
+	ARN         string
+	TokenFile   string        // absolute
+	Duration    time.Duration // 0 for the default (of a compatible store: its own)
+	SessionName string        // as of a role
+}
+
+// ProcessConfig is a command that prints credentials, in the form of
+// credential_process.
+type ProcessConfig struct{ Command []string }
+
+// Severity tells a fault, which stops the start, from a remark.
+type Severity uint8
+
+// Severities.
+const (
+	SeverityError Severity = iota
+	SeverityWarning
+)
+
+// Finding is something wrong in the configuration, and what to do about it.
+type Finding struct {
+	File      string
+	Line, Col int // counted from 1; 0 for the file as a whole
+	Severity  Severity
+	Text      string
+}
+
+// String returns the finding as compilers print theirs: FILE:LINE:COL: TEXT. A
+// column that is not known is left out.
+func (f Finding) String() string {
+	where := f.File
+	switch {
+	case f.Line > 0 && f.Col > 0:
+		where = fmt.Sprintf("%s:%d:%d", f.File, f.Line, f.Col)
+	case f.Line > 0:
+		where = fmt.Sprintf("%s:%d", f.File, f.Line)
+	}
+	if f.Severity == SeverityWarning {
+		return where + ": warning: " + f.Text
+	}
+	return where + ": " + f.Text
+}
+
+// hasErrors reports whether one of the findings stops the start.
+func hasErrors(fs []Finding) bool {
+	return slices.ContainsFunc(fs, func(f Finding) bool { return f.Severity == SeverityError })
+}
+
+// maxConfig bounds stsbroker.yaml, in bytes.
+const maxConfig = 1 << 20
+
+func defaultConfig() *Config {
+	return &Config{
+		Listen:      ListenConfig{Container: []string{"127.0.0.1:9170", "[::1]:9170"}},
+		AWSProfiles: AWSProfilesConfig{Include: []string{"*"}},
+		STS:         STSConfig{Timeout: 4 * time.Second, Endpoints: map[string]EndpointConfig{}},
+		Keys:        map[string]KeyConfig{},
+	}
+}
+
+// loadConfig reads and checks the document at path; "" gives the defaults. All
+// findings are reported, in the order of the document. With an error among
+// them, the configuration is nil.
+//
+// The dialect is plain YAML: one document, no anchors, aliases, merge keys or
+// explicit tags, so that each value stands where it is read.
+func loadConfig(file string) (*Config, []Finding) {
+	if file == "" {
+		return defaultConfig(), nil
+	}
+	data, err := readConfigFile(file)
+	if err != nil {
+		return nil, []Finding{{File: file, Text: err.Error()}}
+	}
+	return parseConfig(file, data)
+}
+
+// readConfigFile reads the document if nobody else can change it. Symbolic
+// links are followed (Kubernetes mounts configuration by them), and the folders
+// on both ends of one count.
+func readConfigFile(file string) ([]byte, error) {
+	full, err := filepath.Abs(file)
+	if err != nil {
+		return nil, err
+	}
+	target, err := filepath.EvalSymlinks(full)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, errors.New("there is no such file; name another with --config, or leave that away to serve the profiles of the AWS files")
+	case err != nil:
+		return nil, fmt.Errorf("cannot be read: %w", err)
+	}
+	for _, folder := range []string{filepath.Dir(full), filepath.Dir(target)} {
+		if err := securefile.CheckFolders(folder); err != nil {
+			return nil, fmt.Errorf("not trusted: %w", err)
+		}
+	}
+	if info, err := os.Stat(target); err == nil && !info.Mode().IsRegular() { // before the open: a pipe would wait for its writer
+		return nil, errors.New("is not a regular file")
+	}
+	f, err := os.Open(target)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", err)
+	}
+	if err := judgeConfigFile(info); err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("cannot be read: %w", err)
+	case len(data) > maxConfig:
+		return nil, fmt.Errorf("is larger than %d bytes", maxConfig)
+	}
+	return data, nil
+}
+
+// parseConfig is loadConfig of bytes. Every error it finds has a line.
+func parseConfig(file string, data []byte) (*Config, []Finding) {
+	r := &configReader{file: file}
+	c := defaultConfig()
+	c.File = file
+	if root := r.document(data); root != nil {
+		r.config(c, root)
+		r.crossCheck(c)
+	}
+	slices.SortStableFunc(r.findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
+	})
+	if hasErrors(r.findings) {
+		return nil, r.findings
+	}
+	return c, r.findings
+}
+
+// CheckSources reports the role sources that are neither a profile of this
+// document nor one of the AWS files, whose names are given.
+func (c *Config) CheckSources(awsProfiles []string) []Finding {
+	r := &configReader{file: c.File}
+	known := slices.Clone(awsProfiles)
+	for _, p := range c.Profiles {
+		known = append(known, p.Name)
+	}
+	for _, s := range c.sources {
+		if !slices.Contains(known, s.name) {
+			r.fail(s.node, s.path, "there is no profile %q, neither here nor in the AWS files%s", s.name, didYouMean(s.name, known))
+		}
+	}
+	return r.findings
+}
+
+// ref is a place of the document that names something.
+type ref struct {
+	node *yaml.Node
+	path string
+	name string
+}
+
+// document parses one YAML document and returns its root, nil when there is
+// nothing in it (which is fine) or when it cannot be parsed (which is a finding).
+func (r *configReader) document(data []byte) *yaml.Node {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, more yaml.Node
+	switch err := dec.Decode(&doc); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		r.syntax(data, err)
+		return nil
+	}
+	switch err := dec.Decode(&more); {
+	case errors.Is(err, io.EOF):
+	case err != nil:
+		r.syntax(data, err)
+	default:
+		r.fail(&more, "", "a second document begins here; write one")
+	}
+	if len(doc.Content) == 0 {
+		return nil
+	}
+	return doc.Content[0]
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stsbroker/stsbroker/internal/control"
+)
+
+func execCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "exec PROFILE -- CMD [ARGS...]",
+		Short: "run a program with a profile's credentials within its reach",
+		Long: `exec mints first, waiting up to 50 seconds, and then runs CMD with the variables
+that point at the profile. It needs no running broker: without one it is the
+broker itself, for as long as CMD lasts. The token that CMD gets dies with it.
+
+If no credentials can be had, CMD is not started and the status is 1. Otherwise
+the status is CMD's (127 if there is no such program, 126 if it cannot be run,
+128 and the signal's number if a signal ended it).`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if _, argv := split(args); len(argv) == 0 {
+				return errors.New("exec needs a profile and a command: stsbroker exec PROFILE -- CMD [ARGS...]")
+			}
+			return nil
+		},
+		ValidArgsFunction: completeProfiles(g),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			profile, argv := split(args)
+			return within(cmd.Context(), g, func(ctx context.Context, s control.Service) error { return runChild(ctx, g, s, profile, argv) })
+		},
+	}
+	c.Flags().SetInterspersed(false) // what follows the profile is the child's
+	return c
+}
+
+// split takes PROFILE [--] CMD ARGS apart.
+func split(args []string) (profile string, argv []string) {
+	if len(args) == 0 {
+		return "", nil
+	}
+	profile, argv = args[0], args[1:]
+	if len(argv) > 0 && argv[0] == "--" {
+		argv = argv[1:]
+	}
+	return profile, argv
+}
+
+func runChild(ctx context.Context, g *globals, s control.Service, profile string, argv []string) error {
+	p, err := findPlace(g, false)
+	if err != nil {
+		return err
+	}
+	if _, err := exec.LookPath(argv[0]); err != nil { // before anything is minted for it
+		return cannotRun(argv[0], err)
+	}
+	type child struct {
+		at      control.Endpoint
+		release func()
+	}
+	c, err := patiently(ctx, "STS to give credentials of profile "+profile, func(ctx context.Context) (child, error) {
+		// Ctrl-C ends the wait; once the child runs, it is the child's.
+		at, release, err := s.Child(context.WithoutCancel(ctx), profile)
+		return child{at, release}, err
+	})
+	if err != nil {
+		return err
+	}
+	defer c.release()
+	if ctx.Err() != nil {
+		return errors.New("interrupted before the command was started")
+	}
+	vars, err := p.endpointVariables(c.at)
+	if err != nil {
+		return err
+	}
+	return supervise(argv, vars.environ(os.Environ()))
+}
+
+// supervise runs the child in our place: its terminal, its signals, its status.
+func supervise(argv, environ []string) error {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = environ
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, forwarded...)
+	defer signal.Stop(signals)
+	if err := cmd.Start(); err != nil {
+		return cannotRun(argv[0], err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case s := <-signals:
+			if !sentByTerminal(s) {
+				_ = cmd.Process.Signal(s) // it may have ended already
+			}
+		case err := <-ended:
+			var exit *exec.ExitError
+			switch {
+			case err == nil:
+				return nil
+			case !errors.As(err, &exit):
+				return fmt.Errorf("%s: %w", argv[0], err)
+			}
+			if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+				return exitStatus(128 + int(status.Signal()))
+			}
+			return exitStatus(exit.ExitCode())
+		}
+	}
+}
+
+// cannotRun says why, with the status that shells use.
+func cannotRun(name string, err error) error {
+	status := exitStatus(126)
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		status = 127
+	}
+	complain(name + " cannot be run: " + strings.TrimPrefix(err.Error(), "exec: "))
+	return status
+}

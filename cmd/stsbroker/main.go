@@ -1,0 +1,102 @@
+// Command stsbroker is what ssh-agent is for SSH keys, for AWS: one process that
+// holds long-term credentials, mints session credentials from them, renews those
+// ahead of expiry, and serves them where every AWS SDK looks.
+//
+// One file a command. wire.go is the only place where the packages of this
+// module meet; config.go reads stsbroker.yaml; tui.go has the voice.
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the release build (-ldflags "-X main.version=…").
+var version string
+
+func main() { os.Exit(run()) }
+
+// run is main, with the exit status: 0 done, 1 failed, 2 wrong usage, or that of
+// exec's child.
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	running := false // whether a command began: what fails before is wrong usage
+	err := rootCommand(&running).ExecuteContext(ctx)
+	var status exitStatus
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	case !running:
+		complain(err.Error() + "; see stsbroker help")
+		return 2
+	}
+	complain(err.Error())
+	return 1
+}
+
+// exitStatus ends the program with that status and no further word.
+type exitStatus int
+
+func (exitStatus) Error() string { return "exit" }
+
+func rootCommand(running *bool) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "stsbroker",
+		Short: "AWS session credentials, always fresh, for every program on this machine",
+		Long: `stsbroker is what ssh-agent is for SSH keys, for AWS: it holds long-term
+credentials, mints session credentials from them with STS, renews those ahead of
+expiry, and serves them on the endpoint that every AWS SDK already knows.
+
+Start with:  stsbroker demo                     the whole thing, with no AWS account
+             stsbroker serve                    your own profiles, from ~/.aws
+             eval "$(stsbroker env PROFILE)"    in another shell`,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+		PersistentPreRun:  func(*cobra.Command, []string) { *running = true },
+	}
+	var g globals
+	flags := root.PersistentFlags()
+	flags.StringVar(&g.config, "config", "", "configuration `file` (default $STSBROKER_CONFIG, else stsbroker.yaml in the user's configuration folder)")
+	flags.StringVar(&g.socket, "socket", "", "control socket `path` of the broker to talk to")
+	root.AddCommand(
+		serveCommand(&g), execCommand(&g), envCommand(&g), credentialProcessCommand(&g), statusCommand(&g), refreshCommand(&g),
+		whoamiCommand(&g), tokenCommand(&g), checkCommand(&g), demoCommand(), versionCommand(),
+	)
+	return root
+}
+
+// globals are the flags that every command has.
+type globals struct {
+	config string
+	socket string
+}
+
+// buildVersion is the release's version, else the module's, else the commit's.
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return "commit " + s.Value[:12]
+		}
+	}
+	return "unreleased"
+}

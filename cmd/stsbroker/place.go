@@ -1,0 +1,137 @@
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"github.com/stsbroker/stsbroker/broker/process"
+	"github.com/stsbroker/stsbroker/internal/securefile"
+)
+
+// place is the machine as the broker sees it: where its files are, and what the
+// environment may say. The system service takes nothing from the environment.
+type place struct {
+	system  bool
+	home    string
+	getenv  func(string) string // "" for everything under --system
+	config  string              // stsbroker.yaml; "" when there is none
+	state   string              // folder, 0700
+	runtime string              // folder, 0700, of the control socket
+	control string              // the socket
+}
+
+// overrides are the variables that change what the broker does.
+var overrides = []string{
+	"STSBROKER_CONFIG", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_CA_BUNDLE",
+	"AWS_ENDPOINT_URL_STS", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+}
+
+// changed returns the overrides that are set.
+func (p place) changed() []string {
+	return slices.DeleteFunc(slices.Clone(overrides), func(v string) bool { return p.getenv(v) == "" })
+}
+
+// findPlace knows the folders of the user's or the system's service.
+func findPlace(g *globals, system bool) (place, error) {
+	p := place{system: system, getenv: os.Getenv}
+	if process.Nested(os.Environ()) {
+		return p, fmt.Errorf("refused: %s is set, so this runs inside a command that a broker runs for credentials, and would ask for ever", process.DepthVariable)
+	}
+	if system {
+		if runtime.GOOS != "linux" {
+			return p, errors.New("--system is for Linux; run stsbroker serve as the user it serves")
+		}
+		p.getenv = func(string) string { return "" }
+		p.home = "/nonexistent"
+		p.state, p.runtime = "/var/lib/stsbroker", "/run/stsbroker"
+		p.config = "/etc/stsbroker/stsbroker.yaml"
+	} else {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return p, fmt.Errorf("the home folder is not known: %w; set HOME", err)
+		}
+		p.home = home
+		configs, states := p.folders()
+		p.config = filepath.Join(configs, "stsbroker", "stsbroker.yaml")
+		p.state = filepath.Join(states, "stsbroker")
+		p.runtime = filepath.Join(p.state, "run")
+		if dir := p.getenv("XDG_RUNTIME_DIR"); dir != "" && filepath.IsAbs(dir) {
+			p.runtime = filepath.Join(dir, "stsbroker")
+		}
+	}
+	p.control = filepath.Join(p.runtime, "control.sock")
+	if g.socket != "" {
+		p.control = g.socket
+	}
+	switch {
+	case g.config != "":
+		p.config = g.config
+	case p.getenv("STSBROKER_CONFIG") != "":
+		p.config = p.getenv("STSBROKER_CONFIG")
+	default:
+		if _, err := os.Lstat(p.config); errors.Is(err, fs.ErrNotExist) {
+			p.config = ""
+		}
+	}
+	return p, nil
+}
+
+// environ is what commands that the broker runs may be given; see
+// [process.Environment] for what they do get.
+func (p place) environ() []string {
+	if p.system {
+		return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	}
+	return os.Environ()
+}
+
+// folders are the user's folders for configuration and state: XDG's on Linux
+// (and wherever its variables are set), the platform's own elsewhere.
+func (p place) folders() (configs, states string) {
+	configs, states = filepath.Join(p.home, ".config"), filepath.Join(p.home, ".local", "state")
+	if runtime.GOOS != "linux" {
+		if dir, err := os.UserConfigDir(); err == nil {
+			configs, states = dir, dir
+		}
+	}
+	if dir := p.getenv("XDG_CONFIG_HOME"); filepath.IsAbs(dir) {
+		configs = dir
+	}
+	if dir := p.getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		states = dir
+	}
+	return configs, states
+}
+
+// roots reads AWS_CA_BUNDLE; nil is the system's own.
+func (p place) roots() (*x509.CertPool, error) {
+	file := p.getenv("AWS_CA_BUNDLE")
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("AWS_CA_BUNDLE: %w; mend or unset the variable", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("AWS_CA_BUNDLE: %s holds no PEM certificate; mend or unset the variable", file)
+	}
+	return pool, nil
+}
+
+// makeRuntime makes the folder of the control socket, and refuses a path that no
+// Unix socket can have.
+func (p place) makeRuntime() error {
+	const most = 103 // darwin's sun_path, less its NUL; Linux has 4 more
+	if len(p.control) > most {
+		return fmt.Errorf("the control socket's path is longer than %d bytes: %s; name a shorter one with --socket", most, p.control)
+	}
+	return securefile.MakeFolder(filepath.Dir(p.control))
+}

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/stsbroker/stsbroker/internal/control"
+	"github.com/stsbroker/stsbroker/internal/stsfake"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"stsbroker": main})
+}
+
+// TestScripts is the specification of the command line: testdata/script/*.txt.
+//
+// Each script has a home of its own and an STS stand-in at $STS that knows the
+// user of the key AKIASCRIPTSCRIPTSCRI. Beside testscript's own commands:
+//
+//	status N CMD…     runs CMD and wants that exit status; stdout and stderr are for the matchers
+//	serve [ARGS]      starts the daemon and waits until its control socket answers
+//	stop              ends it with SIGTERM and wants status 0
+//	crash             ends it with SIGKILL
+//	fault KIND [TEXT] makes the stand-in fail: none, denied, unavailable, throttle, hang, garbage
+//	mints N           wants so many mints since the script began
+//	get PROFILE       asks the container door as the last `token` says; stdout is STATUS and body
+//	token VALUE|env   what get shows: the value, or that of the env last printed
+//	log REGEXP        wants a match in the daemon's stderr
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			w := &world{fake: stsfake.New()}
+			w.fake.AddUser("dev", "AKIASCRIPTSCRIPTSCRI", "canary/secret/key/of/the/user/0123456789")
+			w.fake.AddRole(stsfake.Role{ARN: "arn:aws:iam::123456789012:role/app", Trust: []string{"*"}})
+			w.fake.AddRole(stsfake.Role{ARN: "arn:aws:iam::123456789012:role/closed", Trust: []string{"arn:aws:iam::123456789012:user/nobody"}})
+			run, err := w.fake.Start("127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { _ = run.Close() })
+			e.Defer(w.kill)
+			home := filepath.Join(e.WorkDir, "home")
+			for _, dir := range []string{home, filepath.Join(home, ".aws"), filepath.Join(e.WorkDir, "run")} {
+				if err := os.MkdirAll(dir, 0o700); err != nil {
+					return err
+				}
+			}
+			e.Vars = []string{
+				"HOME=" + home, "PATH=" + os.Getenv("PATH"), "WORK=" + e.WorkDir, "XDG_RUNTIME_DIR=" + filepath.Join(e.WorkDir, "run"),
+				"STS=" + run.URL, "AWS_ENDPOINT_URL_STS=" + run.URL, "TMPDIR=" + e.WorkDir, "$=$",
+			}
+			e.Values[worldKey{}] = w
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"status": statusCmd, "serve": serveCmd, "stop": stopCmd, "crash": crashCmd, "fault": faultCmd, "mints": mintsCmd,
+			"get": getCmd, "token": tokenCmd, "log": logCmd,
+		},
+	})
+}
+
+type worldKey struct{}
+
+// world is what one script plays in.
+type world struct {
+	fake   *stsfake.Server
+	daemon *exec.Cmd
+	stderr bytes.Buffer
+	done   chan error
+	url    string
+	token  string
+}
+
+func of(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
+
+func (w *world) kill() {
+	if w.daemon != nil {
+		_ = w.daemon.Process.Kill()
+		<-w.done
+		w.daemon = nil
+	}
+}
+
+func statusCmd(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		got = exit.ExitCode()
+	case err != nil:
+		ts.Fatalf("%v", err)
+	}
+	if (got == want) == neg {
+		ts.Fatalf("status %d, want %d", got, want)
+	}
+}
+
+func serveCmd(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	w.kill()
+	path, err := exec.LookPath("stsbroker")
+	ts.Check(err)
+	w.daemon = exec.Command(path, append([]string{"serve", "--log-level", "debug"}, args...)...)
+	w.daemon.Dir = ts.MkAbs(".")
+	for _, name := range []string{"HOME", "PATH", "XDG_RUNTIME_DIR", "AWS_ENDPOINT_URL_STS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "STSBROKER_CONFIG"} {
+		if v := ts.Getenv(name); v != "" {
+			w.daemon.Env = append(w.daemon.Env, name+"="+v)
+		}
+	}
+	logs, err := w.daemon.StderrPipe()
+	ts.Check(err)
+	ts.Check(w.daemon.Start())
+	w.done = make(chan error, 1)
+	up := make(chan bool)
+	go func() {
+		serving := false
+		lines := bufio.NewScanner(logs)
+		for lines.Scan() {
+			fmt.Fprintln(&w.stderr, lines.Text())
+			if !serving && strings.Contains(lines.Text(), `"serving"`) {
+				serving = true
+				up <- true
+			}
+		}
+		if !serving {
+			close(up)
+		}
+		w.done <- w.daemon.Wait()
+	}()
+	if !<-up {
+		err := <-w.done
+		w.daemon = nil
+		ts.Fatalf("the daemon ended: %v\n%s", err, w.stderr.String())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := control.Dial(ctx, filepath.Join(ts.Getenv("XDG_RUNTIME_DIR"), "stsbroker", "control.sock"))
+	ts.Check(err)
+	st, err := c.Status(ctx, "")
+	ts.Check(err)
+	w.url = st.Container[0]
+}
+
+func stopCmd(ts *testscript.TestScript, _ bool, _ []string) {
+	w := of(ts)
+	ts.Check(w.daemon.Process.Signal(os.Interrupt))
+	err := <-w.done
+	w.daemon = nil
+	if err != nil {
+		ts.Fatalf("the daemon ended with %v\n%s", err, w.stderr.String())
+	}
+}
+
+func crashCmd(ts *testscript.TestScript, _ bool, _ []string) { of(ts).kill() }
+
+func faultCmd(ts *testscript.TestScript, _ bool, args []string) {
+	kinds := map[string]stsfake.FaultKind{
+		"none": stsfake.FaultNone, "denied": stsfake.FaultDenied, "unavailable": stsfake.FaultUnavailable, "throttle": stsfake.FaultThrottle,
+		"hang": stsfake.FaultHang, "garbage": stsfake.FaultGarbage, "echo": stsfake.FaultEchoSecrets,
+	}
+	kind, ok := kinds[args[0]]
+	if !ok {
+		ts.Fatalf("no such fault")
+	}
+	of(ts).fake.SetFault(stsfake.Fault{Kind: kind, Message: strings.Join(args[1:], " ")})
+}
+
+func mintsCmd(ts *testscript.TestScript, _ bool, args []string) {
+	if got := fmt.Sprint(of(ts).fake.Mints()); got != args[0] {
+		ts.Fatalf("%s mints, want %s", got, args[0])
+	}
+}
+
+func tokenCmd(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	if w.token = args[0]; w.token == "env" {
+		m := regexp.MustCompile(`AWS_CONTAINER_AUTHORIZATION_TOKEN=(\S+)`).FindStringSubmatch(ts.ReadFile("stdout"))
+		if m == nil {
+			ts.Fatalf("no token was printed")
+		}
+		w.token = m[1]
+	}
+	if w.token == "stdout" {
+		w.token = strings.TrimSpace(ts.ReadFile("stdout"))
+	}
+}
+
+func getCmd(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	req, err := http.NewRequest(http.MethodGet, w.url+"/credentials/"+pathEscape(args[0]), nil)
+	ts.Check(err)
+	if w.token != "" {
+		req.Header.Set("Authorization", w.token)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	if !json.Valid(body) {
+		ts.Fatalf("not JSON: %s", body)
+	}
+	fmt.Fprintf(ts.Stdout(), "%d %s\n", resp.StatusCode, body)
+}
+
+func logCmd(ts *testscript.TestScript, neg bool, args []string) {
+	w := of(ts)
+	if w.daemon != nil {
+		ts.Fatalf("stop the daemon first: its log is read to the end")
+	}
+	if regexp.MustCompile(args[0]).Match(w.stderr.Bytes()) == neg {
+		ts.Fatalf("the log (want a match of %q: %v):\n%s", args[0], !neg, w.stderr.String())
+	}
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/broker/observe"
+)
+
+func serveCommand(g *globals) *cobra.Command {
+	var system bool
+	var level string
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "run the broker in the foreground",
+		Long: `serve runs the broker until it is told to stop (Ctrl-C, SIGTERM). Without a
+configuration file it serves every profile of ~/.aws/config and ~/.aws/credentials.
+
+Nothing is minted before somebody asks, except profiles marked prefetch.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), g, system, level) },
+	}
+	c.Flags().BoolVar(&system, "system", false, "be the system's service: folders under /etc, /run and /var/lib, and nothing from the environment")
+	c.Flags().StringVar(&level, "log-level", "info", "the least that is logged: debug, info, warn or error")
+	return c
+}
+
+func serve(ctx context.Context, g *globals, system bool, level string) error {
+	harden()
+	ownerOnly()
+	debug.SetGCPercent(50) // a broker's heap is small: memory counts more than the collector's time
+	lvl, err := zapcore.ParseLevel(level)
+	if err != nil {
+		return fmt.Errorf("--log-level %s: it is debug, info, warn or error", level)
+	}
+	log := observe.NewLogger(os.Stderr, isTerminal(os.Stderr), lvl)
+	p, err := findPlace(g, system)
+	if err != nil {
+		return err
+	}
+	a, findings, err := newApp(settings{place: p, log: log})
+	if err != nil {
+		for _, f := range findings {
+			fmt.Fprintln(os.Stderr, oneLine(f.String()))
+		}
+		return cmp.Or(firstError(findings), err)
+	}
+	return a.daemon(ctx, findings)
+}
+
+// daemon opens every door, says so, and serves until ctx ends.
+func (a *app) daemon(ctx context.Context, findings []Finding) (err error) {
+	release, err := a.listenControl()
+	if err != nil {
+		return errors.Join(err, a.tokens.Close())
+	}
+	defer release()
+	if err := a.listen(ctx); err != nil {
+		return errors.Join(err, a.tokens.Close())
+	}
+	a.bind = testPeer(a.log)
+	defer func() { err = errors.Join(err, os.RemoveAll(a.tokenFolder())) }()
+	a.greet(findings)
+	return a.run(ctx)
+}
+
+// greet tells a person what is served, what is not and why, and what to paste
+// next; a log file gets the same as entries.
+func (a *app) greet(findings []Finding) {
+	if !isTerminal(os.Stderr) {
+		for _, f := range findings {
+			a.log.Warn(f.Text, zap.String("file", f.File), zap.Int("line", f.Line))
+		}
+		for _, s := range a.broker.Status() {
+			if s.State == broker.StateUnservable {
+				a.log.Warn("unservable", zap.String("profile", s.Profile), zap.String("reason", s.Reason))
+			}
+		}
+		a.log.Info("serving", zap.Strings("container", a.urls), zap.String("control", a.control), zap.Strings("skipped", a.skipped),
+			zap.String("version", buildVersion()), zap.Strings("environment", a.changed()))
+		return
+	}
+	w, c := os.Stderr, painter(os.Stderr)
+	fmt.Fprintf(w, "%s serves %s\n", c.bold("stsbroker "+buildVersion()), strings.Join(a.urls, " and "))
+	for _, s := range a.skipped {
+		fmt.Fprintln(w, c.dim("  "+oneLine(s)))
+	}
+	if changed := a.changed(); len(changed) > 0 {
+		fmt.Fprintln(w, c.dim("  as the environment says: "+strings.Join(changed, ", ")))
+	}
+	var rows, not [][]string
+	paste := ""
+	for _, s := range a.broker.Status() {
+		if s.State == broker.StateUnservable {
+			not = append(not, []string{"  " + c.red(oneLine(s.Profile)), oneLine(s.Reason)})
+			continue
+		}
+		if paste == "" || s.Profile == "default" {
+			paste = s.Profile
+		}
+		rows = append(rows, []string{"  " + c.green(oneLine(s.Profile)), s.Action, s.Region, oneLine(s.Origin)})
+	}
+	table(w, rows)
+	if len(not) > 0 {
+		fmt.Fprintln(w, "not served:")
+		table(w, not)
+	}
+	for _, f := range findings {
+		fmt.Fprintln(w, c.dim(oneLine(f.String())))
+	}
+	if paste == "" {
+		fmt.Fprintln(w, "no profile can be served yet: add one to ~/.aws/config or stsbroker.yaml, and start again. To see it work without an AWS account: stsbroker demo")
+		return
+	}
+	fmt.Fprintf(w, "next, in another shell:  %s\n", c.bold(fmt.Sprintf(`eval "$(%s env %s)"`, ownName(), shQuote(paste))))
+}
+
+// ownName is how a person can call this program: by its name if the PATH finds
+// it, else by its path.
+func ownName() string {
+	self, err := os.Executable()
+	if err != nil {
+		return "stsbroker"
+	}
+	if found, err := exec.LookPath(filepath.Base(self)); err == nil {
+		if a, err := os.Stat(found); err == nil {
+			if b, err := os.Stat(self); err == nil && os.SameFile(a, b) {
+				return filepath.Base(self)
+			}
+		}
+	}
+	return shQuote(self)
+}

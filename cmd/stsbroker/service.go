@@ -1,0 +1,303 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/broker/access"
+	"github.com/stsbroker/stsbroker/internal/control"
+	"github.com/stsbroker/stsbroker/internal/securefile"
+	"github.com/stsbroker/stsbroker/metadata/listen"
+)
+
+// commandPatience is how long the command line and a credential process wait:
+// SDKs give a credential process a minute.
+const commandPatience = 50 * time.Second
+
+// local is the control.Service of one caller, in this process.
+type local struct {
+	*app
+	who broker.Caller
+}
+
+// caller is the Service of whoever is behind a connection to the control
+// socket. Only the user who runs the broker, and root, have one.
+func (a *app) caller(r *http.Request) (control.Service, error) {
+	refused := func(cause error) error {
+		return &broker.Error{Kind: broker.KindForbidden, Public: "the broker belongs to another user; run your own with stsbroker serve", Cause: cause}
+	}
+	c := listen.FromContext(r.Context())
+	if c == nil {
+		return nil, refused(errors.New("the connection has no caller"))
+	}
+	p, err := c.Peer()
+	if err != nil && controlFolderGuards {
+		p, err = broker.NewPeer(uint32(os.Getuid()), 0), nil
+	}
+	if err != nil {
+		return nil, refused(err)
+	}
+	who := broker.Caller{Door: broker.DoorControl, Peer: p}
+	if err := a.tokens.Authorize(r.Context(), who, ""); err != nil {
+		return nil, err
+	}
+	return local{a, who}, nil
+}
+
+// self is the Service of this very process.
+func (a *app) self() control.Service {
+	return local{a, broker.Caller{Door: broker.DoorControl, Peer: broker.NewPeer(uint32(os.Getuid()), int32(os.Getpid()))}}
+}
+
+// explain turns the domain's error into one for the other end of the socket.
+func explain(err error) *control.Error {
+	if e, ok := errors.AsType[*control.Error](err); ok {
+		return e
+	}
+	if e, ok := errors.AsType[*broker.Error](err); ok {
+		return &control.Error{Kind: e.Kind.String(), Profile: e.Profile, Message: e.Public}
+	}
+	return &control.Error{Kind: "failed", Message: err.Error()} // files and sockets: no secret is in their errors
+}
+
+// ask is a request of the command line for the profile. Its caller may know
+// which profiles there are, so it is told what is wrong with this one.
+func (l local) ask(profile string) (broker.Ask, error) {
+	a := broker.Ask{Caller: l.who, Profile: profile, Patience: commandPatience}
+	if reason := l.catalog.settings[profile]; reason != nil {
+		return a, &control.Error{Kind: "config", Profile: profile, Message: reason.Error()}
+	}
+	if !slices.ContainsFunc(l.catalog.profiles, func(p broker.Profile) bool { return p.Name == profile }) {
+		return a, &control.Error{Kind: "forbidden", Profile: profile, Message: "there is no profile " + profile + "; stsbroker status lists them all"}
+	}
+	return a, nil
+}
+
+// get is broker.Get for the command line.
+func (l local) get(ctx context.Context, profile string) (*broker.Set, error) {
+	a, err := l.ask(profile)
+	if err != nil {
+		return nil, err
+	}
+	return l.broker.Get(ctx, a)
+}
+
+// Status implements control.Service.
+func (l local) Status(_ context.Context, profile string) (control.Status, error) {
+	out := control.Status{
+		Version: buildVersion(), PID: os.Getpid(), Started: l.started, Container: l.urls, Changed: l.changed(), Profiles: []control.Profile{},
+	}
+	for _, s := range l.broker.Status() {
+		if profile == "" || s.Profile == profile {
+			out.Profiles = append(out.Profiles, statusOf(s))
+		}
+	}
+	if profile != "" && len(out.Profiles) == 0 {
+		if _, err := l.ask(profile); err != nil {
+			return out, err
+		}
+		return out, &control.Error{Kind: "forbidden", Profile: profile, Message: "profile " + profile + " is excluded by aws_profiles in " + l.cfg.File + "; it only feeds others"}
+	}
+	return out, nil
+}
+
+func statusOf(s broker.Status) control.Profile {
+	return control.Profile{
+		Name: s.Profile, State: string(s.State), Origin: s.Origin, Action: s.Action, Source: s.Source, Region: s.Region,
+		AccountID: s.AccountID, RoleARN: s.RoleARN, KeyID: s.KeyID, Generation: s.Generation, Left: s.Left.Seconds(),
+		RenewIn: s.RenewIn.Seconds(), Failures: s.Failures, LastError: s.LastError, Reason: s.Reason, Notes: s.Notes, Expiration: s.Expiration,
+	}
+}
+
+// Credentials implements control.Service.
+func (l local) Credentials(ctx context.Context, profile string) (control.Credentials, error) {
+	set, err := l.get(ctx, profile)
+	if err != nil {
+		return control.Credentials{}, explain(err)
+	}
+	return control.Credentials{
+		AccessKeyID: set.AccessKeyID, SecretAccessKey: set.SecretAccessKey.Reveal(), SessionToken: set.SessionToken.Reveal(),
+		Expiration: set.Expiration(), AccountID: set.AccountID,
+	}, nil
+}
+
+// Refresh implements control.Service.
+func (l local) Refresh(ctx context.Context, profile string) (control.Profile, error) {
+	a, err := l.ask(profile)
+	if err == nil {
+		_, err = l.broker.Refresh(ctx, a)
+	}
+	if err != nil {
+		return control.Profile{}, explain(err)
+	}
+	st, err := l.Status(ctx, profile)
+	if err != nil {
+		return control.Profile{}, err
+	}
+	return st.Profiles[0], nil
+}
+
+// WhoAmI implements control.Service.
+func (l local) WhoAmI(ctx context.Context, profile string) (control.Identity, error) {
+	set, err := l.get(ctx, profile)
+	if err != nil {
+		return control.Identity{}, explain(err)
+	}
+	id, err := l.sts.WhoAmI(ctx, l.endpoint(profile, "").Region, set.Material())
+	if err != nil {
+		e := explain(err)
+		e.Message = "profile " + profile + ": " + e.Message
+		return control.Identity{}, e
+	}
+	return control.Identity{Account: id.Account, ARN: id.ARN, UserID: id.UserID}, nil
+}
+
+// Env implements control.Service.
+func (l local) Env(ctx context.Context, profile string, file bool) (control.Endpoint, error) {
+	if err := l.servable(profile); err != nil {
+		return control.Endpoint{}, err
+	}
+	uid, _ := l.who.Peer.UID()
+	issued, err := l.tokens.ForEnv(uid, l.bind, profile)
+	if err != nil {
+		return control.Endpoint{}, err
+	}
+	e := l.endpoint(profile, issued.Token.Reveal())
+	if file {
+		e.TokenFile = filepath.Join(l.tokenFolder(), issued.ID)
+		if err := securefile.MakeFolder(l.tokenFolder()); err != nil {
+			return e, err
+		}
+		if err := securefile.Write(e.TokenFile, []byte(e.Token)); err != nil {
+			return e, err
+		}
+		e.Token = ""
+	}
+	return e, nil
+}
+
+// tokenFolder holds the token files of env; it vanishes when the broker stops.
+func (a *app) tokenFolder() string { return filepath.Join(a.runtime, "tokens") }
+
+// servable refuses profiles that no token should be made for.
+func (l local) servable(profile string) error {
+	if len(l.urls) == 0 {
+		return &control.Error{Kind: "config", Message: "the broker has no container door: listen.container is empty in " + l.cfg.File}
+	}
+	st, err := l.Status(context.Background(), profile)
+	if err != nil {
+		return err
+	}
+	if p := st.Profiles[0]; p.Reason != "" {
+		return &control.Error{Kind: "config", Profile: profile, Message: "profile " + profile + " is unservable: " + p.Reason}
+	}
+	return nil
+}
+
+// Child implements control.Service.
+func (l local) Child(ctx context.Context, profile string) (control.Endpoint, func(), error) {
+	if err := l.servable(profile); err != nil {
+		return control.Endpoint{}, nil, err
+	}
+	if _, err := l.get(ctx, profile); err != nil {
+		return control.Endpoint{}, nil, explain(err)
+	}
+	uid, _ := l.who.Peer.UID()
+	issued, revoke, err := l.tokens.ForChild(uid, l.bind, profile)
+	if err != nil {
+		return control.Endpoint{}, nil, err
+	}
+	return l.endpoint(profile, issued.Token.Reveal()), revoke, nil
+}
+
+// CreateToken implements control.Service.
+func (l local) CreateToken(_ context.Context, t control.NewToken) (control.Token, error) {
+	for _, p := range t.Profiles {
+		if err := l.servable(p); err != nil {
+			return control.Token{}, err
+		}
+	}
+	if t.UID != nil && !l.bind {
+		return control.Token{}, &control.Error{Kind: "config", Message: "a token cannot be bound to a uid here: the kernel does not tell the broker who connects; leave --uid away"}
+	}
+	issued, err := l.tokens.Create(t.Name, t.Profiles, t.UID)
+	if err != nil {
+		return control.Token{}, err
+	}
+	out := tokenOf(issued.Info)
+	out.Value = issued.Token.Reveal()
+	return out, nil
+}
+
+// Tokens implements control.Service.
+func (l local) Tokens(context.Context) ([]control.Token, error) {
+	out := []control.Token{}
+	for _, i := range l.tokens.List() {
+		out = append(out, tokenOf(i))
+	}
+	slices.SortStableFunc(out, func(a, b control.Token) int { return cmp.Compare(a.Kind, b.Kind) })
+	return out, nil
+}
+
+// RevokeToken implements control.Service.
+func (l local) RevokeToken(_ context.Context, name string) error { return l.tokens.Revoke(name) }
+
+func tokenOf(i access.Info) control.Token {
+	t := control.Token{ID: i.ID, Name: i.Name, Kind: string(i.Kind), Profiles: i.Profiles, Created: i.Created, LastUsed: i.LastUsed, Expires: i.Expires}
+	if i.Bound {
+		t.UID = &i.UID
+	}
+	return t
+}
+
+// connect finds a running broker: the user's, else the system's.
+func connect(ctx context.Context, g *globals) (*control.Client, error) {
+	p, err := findPlace(g, false)
+	if err != nil {
+		return nil, err
+	}
+	paths := []string{p.control, "/run/stsbroker/control.sock"}
+	if g.socket != "" {
+		paths = paths[:1]
+	} else if cfg, _ := loadConfig(p.config); cfg != nil && cfg.Listen.Control != "" {
+		paths = []string{cfg.Listen.Control}
+	}
+	for _, path := range paths {
+		c, err := control.Dial(ctx, path)
+		if err == nil {
+			return c, nil
+		}
+		if errors.Is(err, os.ErrPermission) && g.socket != "" {
+			return nil, fmt.Errorf("the broker at %s belongs to another user: %w", path, err)
+		}
+	}
+	return nil, errNoDaemon{paths[0]}
+}
+
+// errNoDaemon is connect's when nobody answers.
+type errNoDaemon struct{ path string }
+
+func (e errNoDaemon) Error() string {
+	return "no broker is running (nobody answers at " + e.path + "); start one with stsbroker serve"
+}
+
+// within runs f with a running broker, or with an embedded one for as long as f
+// lasts.
+func within(ctx context.Context, g *globals, f func(context.Context, control.Service) error) error {
+	c, err := connect(ctx, g)
+	if err == nil {
+		return f(ctx, c)
+	}
+	if none := (errNoDaemon{}); !errors.As(err, &none) || g.socket != "" {
+		return err
+	}
+	return embedded(ctx, g, f)
+}

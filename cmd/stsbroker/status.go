@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/internal/control"
+)
+
+func statusCommand(g *globals) *cobra.Command {
+	var asJSON, watch bool
+	c := &cobra.Command{
+		Use:               "status [PROFILE]",
+		Short:             "show how the profiles stand",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: completeProfiles(g),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			profile := strings.Join(args, "")
+			ctx := cmd.Context()
+			for first := true; ; first = false {
+				s, err := connect(ctx, g)
+				if err != nil {
+					return err
+				}
+				st, err := s.Status(ctx, profile)
+				if err != nil {
+					return err
+				}
+				var out strings.Builder
+				if watch && isTerminal(os.Stdout) {
+					if first {
+						out.WriteString("\x1b[2J")
+					}
+					out.WriteString("\x1b[H\x1b[J")
+				}
+				if asJSON {
+					err = printJSON(st)
+				} else {
+					showStatus(&out, painter(os.Stdout), st, profile != "")
+					_, err = io.WriteString(os.Stdout, out.String())
+				}
+				if err != nil || !watch {
+					return err
+				}
+				if !pause(ctx, time.Second) {
+					return nil
+				}
+			}
+		},
+	}
+	jsonFlag(c, &asJSON)
+	c.Flags().BoolVar(&watch, "watch", false, "show again every second, until Ctrl-C")
+	return c
+}
+
+// pause waits, and reports whether ctx let it.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func showStatus(w io.Writer, c paint, st control.Status, one bool) {
+	if one {
+		showProfile(w, c, st.Profiles[0])
+		return
+	}
+	fmt.Fprintf(w, "stsbroker %s, process %d, up %s, at %s\n", st.Version, st.PID, span(time.Since(st.Started)), strings.Join(st.Container, " and "))
+	if len(st.Changed) > 0 {
+		fmt.Fprintf(w, "as the environment says: %s\n", strings.Join(st.Changed, ", "))
+	}
+	rows := [][]string{{"PROFILE", "STATE", "KEY ID", "LEFT", "RENEWAL", "REGION", "LAST ERROR"}}
+	for _, p := range st.Profiles {
+		row := []string{oneLine(p.Name), p.State, p.KeyID, "", "", p.Region, oneLine(p.LastError + p.Reason)}
+		if p.Left > 0 {
+			row[3] = span(seconds(p.Left))
+		}
+		if p.RenewIn > 0 {
+			row[4] = "in " + span(seconds(p.RenewIn))
+		}
+		rows = append(rows, row)
+	}
+	var out strings.Builder
+	table(&out, rows)
+	lines := strings.SplitAfter(out.String(), "\n")
+	fmt.Fprint(w, c.dim(strings.TrimSuffix(lines[0], "\n")), "\n")
+	for i, p := range st.Profiles {
+		line := lines[i+1]
+		switch broker.State(p.State) {
+		case broker.StateFresh, broker.StateRenewing:
+			line = c.green(strings.TrimSuffix(line, "\n")) + "\n"
+		case broker.StateFailing, broker.StateError, broker.StateUnservable:
+			line = c.red(strings.TrimSuffix(line, "\n")) + "\n"
+		}
+		fmt.Fprint(w, line)
+	}
+}
+
+func showProfile(w io.Writer, c paint, p control.Profile) {
+	rows := [][]string{{c.bold("profile"), oneLine(p.Name)}, {"state", p.State}, {"defined at", oneLine(p.Origin)}}
+	add := func(k, v string) {
+		if v != "" {
+			rows = append(rows, []string{k, oneLine(v)})
+		}
+	}
+	add("mint", p.Action)
+	add("signed by", p.Source)
+	add("region", p.Region)
+	add("account", p.AccountID)
+	add("role", p.RoleARN)
+	add("key id", p.KeyID)
+	if p.Left > 0 {
+		add("time left", span(seconds(p.Left)))
+		add("clients are told", p.Expiration)
+	}
+	if p.RenewIn > 0 {
+		add("next try", "in "+span(seconds(p.RenewIn)))
+	}
+	add("last error", p.LastError)
+	if p.Failures > 0 {
+		add("failures", fmt.Sprintf("%d in a row", p.Failures))
+	}
+	add("unservable", p.Reason)
+	for _, n := range p.Notes {
+		add("note", n)
+	}
+	table(w, rows)
+}

@@ -1,0 +1,342 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/broker/access"
+	"github.com/stsbroker/stsbroker/broker/awsconfig"
+	"github.com/stsbroker/stsbroker/broker/awssts"
+	"github.com/stsbroker/stsbroker/broker/observe"
+	"github.com/stsbroker/stsbroker/cache"
+	"github.com/stsbroker/stsbroker/internal/control"
+	"github.com/stsbroker/stsbroker/internal/peer"
+	"github.com/stsbroker/stsbroker/internal/securefile"
+	"github.com/stsbroker/stsbroker/metadata"
+	"github.com/stsbroker/stsbroker/metadata/listen"
+)
+
+// app is a broker with everything it needs, as a daemon or embedded in one
+// command. Build it with newApp, open its doors, run it.
+type app struct {
+	place
+	cfg      *Config
+	catalog  catalog
+	log      *zap.Logger
+	observer *observe.Observer
+	sts      *awssts.STS
+	tokens   *access.Tokens
+	broker   *broker.Broker
+	started  time.Time
+	bind     bool // whether the kernel tells who connects over TCP
+
+	minted  *quiet
+	skipped []string // listeners that this host cannot have
+	urls    []string // of the container door
+	serving []func(context.Context) error
+}
+
+// settings are what differs between the daemon, an embedded broker and demo.
+type settings struct {
+	place
+	log       *zap.Logger
+	embedded  bool     // no state on disk, and a door of its own on a free port
+	container []string // instead of the configuration's
+	watch     broker.Observer
+}
+
+// newApp reads the configuration and builds the broker. It opens no socket and
+// calls nobody. The findings are complete even with an error.
+func newApp(s settings) (*app, []Finding, error) {
+	cfg, findings := loadConfig(s.config)
+	if hasErrors(findings) {
+		return nil, findings, errors.New("the configuration has errors")
+	}
+	if s.container != nil {
+		cfg.Listen.Container = s.container
+	}
+	if s.embedded {
+		cfg.Listen.Container = []string{"127.0.0.1:0"}
+	}
+	if cfg.Listen.Control != "" && s.control == filepath.Join(s.runtime, "control.sock") {
+		s.control = cfg.Listen.Control
+	}
+	if s.system && !cfg.Listen.MetricsGiven {
+		cfg.Listen.Metrics = "127.0.0.1:9171"
+	}
+	a := &app{place: s.place, cfg: cfg, log: s.log, started: time.Now(), minted: &quiet{}}
+	var err error
+	if a.sts, err = newSTS(a.place, cfg); err != nil {
+		return nil, findings, err
+	}
+	a.catalog = a.read()
+	findings = append(findings, a.catalog.findings...)
+	if hasErrors(findings) {
+		return nil, findings, errors.New("the configuration has errors")
+	}
+	if s.embedded {
+		a.tokens = access.Memory()
+	} else if a.tokens, err = access.Open(a.state); err != nil {
+		return nil, findings, err
+	}
+	a.observer = observe.New(s.log, func() broker.Stats { return a.broker.Stats() })
+	observers := all{a.observer, a.minted}
+	if s.watch != nil {
+		observers = append(observers, s.watch)
+	}
+	a.broker = broker.New(broker.Options{Keys: a.catalog.keys, Store: cache.NewMemory(), Access: a.tokens, Observer: observers})
+	return a, findings, nil
+}
+
+func newSTS(p place, cfg *Config) (*awssts.STS, error) {
+	o := awssts.Options{Timeout: cfg.STS.Timeout, Endpoints: map[string]awssts.Endpoint{}}
+	for region, e := range cfg.STS.Endpoints {
+		o.Endpoints[region] = awssts.Endpoint{URL: e.URL, Compatible: e.Compatible}
+	}
+	if u := p.getenv("AWS_ENDPOINT_URL_STS"); u != "" {
+		o.Override = &awssts.Endpoint{URL: u}
+	}
+	if !p.system {
+		o.Proxy = http.ProxyFromEnvironment
+	}
+	var err error
+	if o.RootCAs, err = p.roots(); err != nil {
+		return nil, err
+	}
+	return awssts.New(o)
+}
+
+// read takes the profiles from the AWS files and the configuration.
+func (a *app) read() catalog {
+	var files awsconfig.Files
+	if !a.system {
+		files = awsconfig.DefaultFiles(a.getenv, a.home)
+		files = originals(files)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		self = os.Args[0]
+	}
+	aws := awsconfig.Load(files)
+	var own []netip.AddrPort
+	for _, address := range append(slices.Clone(a.cfg.Listen.Container), a.cfg.Listen.Metrics) {
+		if ap, err := netip.ParseAddrPort(address); err == nil {
+			own = append(own, ap)
+		}
+	}
+	c := cataloguer{place: a.place, cfg: a.cfg, aws: aws, files: files, sts: a.sts, self: self, own: own}
+	var names []string
+	for _, p := range aws.Profiles {
+		names = append(names, p.Name)
+	}
+	out := c.build()
+	out.findings = append(a.cfg.CheckSources(names), out.findings...)
+	return out
+}
+
+// listen opens the container door, and the metrics where they are wanted. The
+// profiles come last: the ports are taken before anything is minted.
+func (a *app) listen(ctx context.Context) error {
+	door := metadata.NewContainer(metadata.Container{Source: a.broker, Tokens: a.tokens, Requests: a.observer, Observer: a.observer})
+	if err := a.door(ctx, door, a.cfg.Listen.Container, &a.urls); err != nil {
+		return err
+	}
+	if a.cfg.Listen.Metrics != "" {
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", a.observer.Handler())
+		if err := a.door(ctx, metadata.Guard("metrics", mux, a.observer, a.observer), []string{a.cfg.Listen.Metrics}, nil); err != nil {
+			return err
+		}
+	}
+	a.broker.Reload(a.catalog.profiles)
+	return nil
+}
+
+func (a *app) door(ctx context.Context, h http.Handler, addresses []string, urls *[]string) error {
+	listeners, skipped, err := listen.TCP(ctx, addresses...)
+	if err != nil {
+		return err
+	}
+	a.skipped = append(a.skipped, skipped...)
+	server := metadata.NewServer(h, func(line string) { a.log.Debug("http", zap.String("line", line)) })
+	for _, l := range listeners {
+		if urls != nil {
+			*urls = append(*urls, "http://"+l.Addr().String())
+		}
+		a.serve(server, l)
+	}
+	return nil
+}
+
+// serve runs a server on a listener until the context ends, then lets requests
+// under way finish.
+func (a *app) serve(server *http.Server, l net.Listener) {
+	a.serving = append(a.serving, func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, func() {
+			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			defer cancel()
+			if server.Shutdown(late) != nil {
+				_ = server.Close() // whoever still waits is cut off: the process ends
+			}
+		})
+		defer stop()
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("the listener on %s failed: %w", l.Addr(), err)
+		}
+		return nil
+	})
+}
+
+// listenControl opens the control socket. Whoever holds the lock beside it is
+// the one broker of this state; a socket file found under the lock is a dead
+// broker's.
+func (a *app) listenControl() (release func(), err error) {
+	if err := a.makeRuntime(); err != nil {
+		return nil, err
+	}
+	unlock, held, err := securefile.Lock(a.control + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	if !held {
+		return nil, fmt.Errorf("another broker already serves %s; stsbroker status shows it", a.control)
+	}
+	if info, err := os.Lstat(a.control); err == nil {
+		if info.Mode()&os.ModeSocket == 0 {
+			unlock()
+			return nil, fmt.Errorf("%s is in the way and is not a socket; move it, or name another path with --socket", a.control)
+		}
+		if err := os.Remove(a.control); err != nil {
+			unlock()
+			return nil, err
+		}
+	}
+	l, err := net.Listen("unix", a.control)
+	if err != nil {
+		unlock()
+		return nil, fmt.Errorf("the control socket %s cannot be opened: %w", a.control, err)
+	}
+	if err := os.Chmod(a.control, 0o600); err != nil {
+		unlock()
+		return nil, errors.Join(err, l.Close())
+	}
+	server := &http.Server{
+		Handler: control.Handler(a.caller, explain), ConnContext: listen.ConnContext,
+		ReadHeaderTimeout: 2 * time.Second, MaxHeaderBytes: 8 << 10, ErrorLog: zap.NewStdLog(a.log),
+	}
+	a.serve(server, l)
+	return unlock, nil
+}
+
+// run serves until ctx ends or a part fails, and stops everything before it returns.
+func (a *app) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	parts := append([]func(context.Context) error{a.broker.Run, a.tokens.Run, a.minted.run(a.sts.CloseIdle)}, a.serving...)
+	done := make(chan error, len(parts))
+	for _, part := range parts {
+		go func() { done <- part(ctx) }()
+	}
+	var first error
+	for range parts {
+		if err := <-done; err != nil && first == nil {
+			first = err
+		}
+		cancel()
+	}
+	return errors.Join(first, a.tokens.Close())
+}
+
+// endpoint is where a program finds the profile.
+func (a *app) endpoint(profile, token string) control.Endpoint {
+	e := control.Endpoint{Token: token}
+	if len(a.urls) > 0 {
+		e.URI = a.urls[0] + "/credentials/" + pathEscape(profile)
+	}
+	for _, p := range a.catalog.profiles {
+		if p.Name == profile {
+			e.Region = p.Region
+		}
+	}
+	return e
+}
+
+// pathEscape keeps a profile's name one unambiguous path: what is not plainly
+// safe is percent-escaped, slashes too.
+func pathEscape(name string) string {
+	var b strings.Builder
+	for _, c := range []byte(name) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("-_.~@", c) >= 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
+// all tells several observers.
+type all []broker.Observer
+
+func (o all) Observe(e broker.Event) {
+	for _, each := range o {
+		each.Observe(e)
+	}
+}
+
+// quiet gives memory and connections back to the system some time after the
+// last mint: a laptop's broker does nothing nearly all day.
+type quiet struct{ mints atomic.Int64 }
+
+// Observe implements broker.Observer.
+func (q *quiet) Observe(e broker.Event) {
+	if e.Kind == broker.EventMinted || e.Kind == broker.EventMintFailed {
+		q.mints.Add(1)
+	}
+}
+
+func (q *quiet) run(closeIdle func()) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ticker := time.NewTicker(20 * time.Second)
+		defer ticker.Stop()
+		var seen, freed int64 = 0, -1
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ticker.C:
+			}
+			now := q.mints.Load()
+			if now == seen && now != freed {
+				closeIdle()
+				debug.FreeOSMemory()
+				freed = now
+			}
+			seen = now
+		}
+	}
+}
+
+// testPeer reports whether the kernel tells who is behind a loopback connection.
+func testPeer(log *zap.Logger) bool {
+	err := peer.Works()
+	if err != nil {
+		log.Info("tokens are not bound to users: the kernel does not tell who connects", zap.Error(err))
+	}
+	return err == nil
+}

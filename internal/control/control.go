@@ -1,0 +1,125 @@
+// Package control is the private API between the command line and a running
+// broker: JSON over HTTP on a Unix socket, one POST a call. It is not for other
+// programs and may change with every version.
+//
+// [Service] is the whole of it. A [Client] is one end, [Handler] serves the
+// other; a command that works without a daemon calls an embedded Service
+// directly.
+//
+// Who may call is decided by the server from what the kernel tells of the peer
+// (see [Handler]); the calls themselves carry no credentials.
+package control
+
+import (
+	"context"
+	"time"
+)
+
+// Service is what the command line asks of a broker. Errors are [*Error].
+type Service interface {
+	// Status returns how profiles stand: one, or all for "".
+	Status(ctx context.Context, profile string) (Status, error)
+	// Credentials returns a profile's session credentials, waiting up to the
+	// patience of a credential process.
+	Credentials(ctx context.Context, profile string) (Credentials, error)
+	// Refresh mints now and returns how the profile stands then.
+	Refresh(ctx context.Context, profile string) (Profile, error)
+	// WhoAmI asks STS whose credentials the profile's are.
+	WhoAmI(ctx context.Context, profile string) (Identity, error)
+	// Env returns where a shell's programs find the profile. With file, the token
+	// is in a file that vanishes when the broker stops.
+	Env(ctx context.Context, profile string, file bool) (Endpoint, error)
+	// Child mints, and returns where one child process finds the profile. Its
+	// token dies with release, or with the connection.
+	Child(ctx context.Context, profile string) (e Endpoint, release func(), err error)
+
+	CreateToken(ctx context.Context, t NewToken) (Token, error)
+	Tokens(ctx context.Context) ([]Token, error)
+	RevokeToken(ctx context.Context, name string) error
+}
+
+// Status is the answer to "how do things stand".
+type Status struct {
+	Version   string    `json:"version"`
+	PID       int       `json:"pid"`
+	Started   time.Time `json:"started"`
+	Container []string  `json:"container"` // addresses of the container door
+	Changed   []string  `json:"changed"`   // environment variables that changed something
+	Profiles  []Profile `json:"profiles"`
+}
+
+// Profile is how one profile stands. Durations are seconds from the moment of
+// the answer.
+type Profile struct {
+	Name       string   `json:"profile"`
+	State      string   `json:"state"`
+	Origin     string   `json:"origin"`
+	Action     string   `json:"action,omitempty"`
+	Source     string   `json:"source,omitempty"`
+	Region     string   `json:"region,omitempty"`
+	AccountID  string   `json:"account_id,omitempty"`
+	RoleARN    string   `json:"role_arn,omitempty"`
+	KeyID      string   `json:"access_key_id,omitempty"`
+	Generation uint64   `json:"generation,omitempty"`
+	Left       float64  `json:"seconds_left,omitempty"`
+	Expiration string   `json:"expiration,omitempty"` // as clients are told
+	RenewIn    float64  `json:"seconds_to_renewal,omitempty"`
+	Failures   int      `json:"failures,omitempty"`
+	LastError  string   `json:"last_error,omitempty"`
+	Reason     string   `json:"unservable,omitempty"`
+	Notes      []string `json:"notes,omitempty"`
+}
+
+// Credentials are a profile's, as a credential process prints them.
+type Credentials struct {
+	AccessKeyID     string `json:"AccessKeyId"`
+	SecretAccessKey string `json:"SecretAccessKey"`
+	SessionToken    string `json:"SessionToken"`
+	Expiration      string `json:"Expiration"`
+	AccountID       string `json:"AccountId,omitempty"`
+}
+
+// Identity is what GetCallerIdentity answered.
+type Identity struct {
+	Account string `json:"account"`
+	ARN     string `json:"arn"`
+	UserID  string `json:"user_id"`
+}
+
+// Endpoint is where a program finds a profile.
+type Endpoint struct {
+	URI       string `json:"uri"`
+	Token     string `json:"token"`
+	TokenFile string `json:"token_file,omitempty"`
+	Region    string `json:"region,omitempty"`
+}
+
+// NewToken describes a token to make.
+type NewToken struct {
+	Name     string   `json:"name"`
+	Profiles []string `json:"profiles"`
+	UID      *uint32  `json:"uid,omitempty"`
+}
+
+// Token is a client's token. Value is set only in the answer to its making.
+type Token struct {
+	ID       string    `json:"id"`
+	Name     string    `json:"name"`
+	Kind     string    `json:"kind"`
+	Profiles []string  `json:"profiles"`
+	UID      *uint32   `json:"uid,omitempty"`
+	Created  time.Time `json:"created"`
+	LastUsed time.Time `json:"last_used,omitzero"`
+	Expires  time.Time `json:"expires,omitzero"`
+	Value    string    `json:"value,omitempty"`
+}
+
+// Error is a failure as the other end tells it.
+type Error struct {
+	Kind    string `json:"kind"` // the domain's word, such as "denied"
+	Profile string `json:"profile,omitempty"`
+	Message string `json:"message"` // one line, to be shown as it is
+}
+
+// Error implements error.
+func (e *Error) Error() string { return e.Message }

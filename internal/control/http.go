@@ -1,0 +1,229 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const maxBody = 1 << 20
+
+// request is the body of every call; each call reads its own fields.
+type request struct {
+	Profile string    `json:"profile,omitempty"`
+	File    bool      `json:"file,omitempty"`
+	Name    string    `json:"name,omitempty"`
+	Token   *NewToken `json:"token,omitempty"`
+}
+
+// Handler serves s. as turns a request's connection into the Service of the
+// caller behind it, or refuses. Errors that are not [*Error] are passed through
+// explain.
+func Handler(as func(r *http.Request) (Service, error), explain func(error) *Error) http.Handler {
+	mux := http.NewServeMux()
+	call := func(name string, f func(s Service, r *http.Request, in request) (any, error)) {
+		mux.HandleFunc("POST /v1/"+name, func(w http.ResponseWriter, r *http.Request) {
+			var in request
+			out, err := func() (any, error) {
+				dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+				dec.DisallowUnknownFields()
+				if err := dec.Decode(&in); err != nil {
+					return nil, &Error{Kind: "config", Message: "the broker does not understand this command: it may be of another version; restart it (" + err.Error() + ")"}
+				}
+				s, err := as(r)
+				if err != nil {
+					return nil, err
+				}
+				return f(s, r, in)
+			}()
+			reply(w, out, err, explain)
+		})
+	}
+	call("status", func(s Service, r *http.Request, in request) (any, error) { return s.Status(r.Context(), in.Profile) })
+	call("credentials", func(s Service, r *http.Request, in request) (any, error) {
+		return s.Credentials(r.Context(), in.Profile)
+	})
+	call("refresh", func(s Service, r *http.Request, in request) (any, error) { return s.Refresh(r.Context(), in.Profile) })
+	call("whoami", func(s Service, r *http.Request, in request) (any, error) { return s.WhoAmI(r.Context(), in.Profile) })
+	call("env", func(s Service, r *http.Request, in request) (any, error) {
+		return s.Env(r.Context(), in.Profile, in.File)
+	})
+	call("child", func(s Service, r *http.Request, in request) (any, error) {
+		e, release, err := s.Child(r.Context(), in.Profile)
+		return held{e, release, r.Context()}, err
+	})
+	call("token/create", func(s Service, r *http.Request, in request) (any, error) {
+		if in.Token == nil {
+			return nil, &Error{Kind: "config", Message: "no token described"}
+		}
+		return s.CreateToken(r.Context(), *in.Token)
+	})
+	call("token/list", func(s Service, r *http.Request, _ request) (any, error) { return s.Tokens(r.Context()) })
+	call("token/revoke", func(s Service, r *http.Request, in request) (any, error) {
+		return struct{}{}, s.RevokeToken(r.Context(), in.Name)
+	})
+	return mux
+}
+
+// held is an answer that lasts as long as the caller's connection.
+type held struct {
+	Endpoint
+	release func()
+	until   context.Context
+}
+
+func reply(w http.ResponseWriter, out any, err error, explain func(error) *Error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		var e *Error
+		if !errors.As(err, &e) {
+			e = explain(err)
+		}
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		_ = json.NewEncoder(w).Encode(e)
+		return
+	}
+	h, lasting := out.(held)
+	if lasting {
+		defer h.release()
+		out = h.Endpoint
+	}
+	if err := json.NewEncoder(w).Encode(out); err != nil || !lasting {
+		return
+	}
+	if http.NewResponseController(w).Flush() == nil {
+		<-h.until.Done()
+	}
+}
+
+// Client is a [Service] at the other end of a socket.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// Dial connects to the broker at a Unix socket. The error is the dial's own when
+// nobody answers there.
+func Dial(ctx context.Context, path string) (*Client, error) {
+	d := net.Dialer{Timeout: 2 * time.Second}
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	// The connection that proved the broker to be there carries the first call.
+	first := make(chan net.Conn, 1)
+	first <- conn
+	return &Client{path, &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			select {
+			case c := <-first:
+				return c, nil
+			default:
+				return d.DialContext(ctx, "unix", path)
+			}
+		},
+		DisableCompression: true,
+	}}}, nil
+}
+
+func (c *Client) open(ctx context.Context, call string, in request) (*http.Response, error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://stsbroker/v1/"+call, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, &Error{Kind: "unavailable", Message: fmt.Sprintf("the broker at %s hung up; see its log, and stsbroker status (%v)", c.path, err)}
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	e := &Error{Kind: "unavailable"}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(e); err != nil || e.Message == "" {
+		e.Message = fmt.Sprintf("the broker at %s answered %s to %q: it may be of another version; restart it", c.path, resp.Status, call)
+	}
+	return nil, e
+}
+
+func do[T any](ctx context.Context, c *Client, call string, in request) (out T, err error) {
+	resp, err := c.open(ctx, call, in)
+	if err != nil {
+		return out, err
+	}
+	defer resp.Body.Close()
+	return out, json.NewDecoder(resp.Body).Decode(&out)
+}
+
+// Status implements [Service].
+func (c *Client) Status(ctx context.Context, profile string) (Status, error) {
+	return do[Status](ctx, c, "status", request{Profile: profile})
+}
+
+// Credentials implements [Service].
+func (c *Client) Credentials(ctx context.Context, profile string) (Credentials, error) {
+	return do[Credentials](ctx, c, "credentials", request{Profile: profile})
+}
+
+// Refresh implements [Service].
+func (c *Client) Refresh(ctx context.Context, profile string) (Profile, error) {
+	return do[Profile](ctx, c, "refresh", request{Profile: profile})
+}
+
+// WhoAmI implements [Service].
+func (c *Client) WhoAmI(ctx context.Context, profile string) (Identity, error) {
+	return do[Identity](ctx, c, "whoami", request{Profile: profile})
+}
+
+// Env implements [Service].
+func (c *Client) Env(ctx context.Context, profile string, file bool) (Endpoint, error) {
+	return do[Endpoint](ctx, c, "env", request{Profile: profile, File: file})
+}
+
+// Child implements [Service]. The kernel closes the connection when this process
+// dies, however it dies, and the token with it.
+func (c *Client) Child(ctx context.Context, profile string) (Endpoint, func(), error) {
+	ctx, cancel := context.WithCancel(ctx)
+	resp, err := c.open(ctx, "child", request{Profile: profile})
+	if err != nil {
+		cancel()
+		return Endpoint{}, nil, err
+	}
+	var e Endpoint
+	if err := json.NewDecoder(resp.Body).Decode(&e); err != nil {
+		cancel()
+		return e, nil, errors.Join(err, resp.Body.Close())
+	}
+	return e, sync.OnceFunc(func() {
+		cancel()
+		_ = resp.Body.Close()
+	}), nil
+}
+
+// CreateToken implements [Service].
+func (c *Client) CreateToken(ctx context.Context, t NewToken) (Token, error) {
+	return do[Token](ctx, c, "token/create", request{Token: &t})
+}
+
+// Tokens implements [Service].
+func (c *Client) Tokens(ctx context.Context) ([]Token, error) {
+	return do[[]Token](ctx, c, "token/list", request{})
+}
+
+// RevokeToken implements [Service].
+func (c *Client) RevokeToken(ctx context.Context, name string) error {
+	_, err := do[struct{}](ctx, c, "token/revoke", request{Name: name})
+	return err
+}
