@@ -1,0 +1,111 @@
+# Needs Go and make. What needs more says so.
+#
+#   make            list the targets
+#   make build      build ./stsbroker
+#   make test       every test that needs Go and make only
+
+MAKEFLAGS += --no-builtin-rules
+SHELL     := /bin/sh
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+# What ships is static and holds no path of the machine it was built on.
+export CGO_ENABLED := 0
+BUILD     := go build -trimpath -ldflags='-s -w'
+
+PLATFORMS := linux/arm64 darwin/arm64 windows/amd64
+FUZZTIME  ?= 10s
+TOOLS     ?= $(CURDIR)/.cache/tools
+
+GOLANGCI_LINT_VERSION := v2.15.0
+GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)/golangci-lint
+
+IMAGE     ?= localhost/stsbroker:dev
+# The certificates that the image trusts for STS: this machine's.
+CA_BUNDLE ?= /etc/ssl/certs/ca-certificates.crt
+BUILDER   ?= buildah bud --timestamp 0
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: build
+build: ## build ./stsbroker, static
+	$(BUILD) -o stsbroker ./cmd/stsbroker
+
+# The race detector needs cgo, cgo needs a C compiler. CI does without neither.
+.PHONY: test
+test: ## run the tests that need Go and make only; with -race where a C compiler exists
+	@cc=$$(CGO_ENABLED=1 go env CC); \
+	if command -v "$${cc%% *}" >/dev/null 2>&1; then \
+		echo "race detector: on (C compiler: $$cc)"; CGO_ENABLED=1 go test -race -timeout 170s ./...; \
+	elif [ "$(CI)" = true ]; then \
+		echo "race detector: no C compiler ($$cc), and CI requires it" >&2; exit 1; \
+	else \
+		echo "race detector: not run: no C compiler ($$cc)"; go test -timeout 170s ./...; \
+	fi
+
+.PHONY: bench
+bench: ## print the figures: ratios beside a bare net/http handler, allocations, start-up, memory
+	go test -run '^$$' -bench . -benchmem -timeout 20m ./metadata ./cmd/stsbroker
+
+.PHONY: test-clock
+test-clock: ## move the wall clock of the whole program, as a suspend does (rebuilds the standard library)
+	go test -tags clock -run TestWallClock -count=1 -v -timeout 10m ./cmd/stsbroker
+
+.PHONY: conformance
+conformance: ## install and run real STS servers and real AWS clients on loopback (Debian, root, some minutes)
+	go test -tags conformance -count=1 -v -timeout 20m ./internal/conformance
+
+.PHONY: fuzz
+fuzz: ## run each fuzz test for FUZZTIME (10s)
+	@grep -rl --include='*_test.go' --exclude-dir='.?*' '^func Fuzz' . | while read -r file; do \
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+			echo "$${file%/*} $$name"; \
+			go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "$${file%/*}" </dev/null || exit 1; \
+		done || exit 1; \
+	done
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## run golangci-lint, built once from its module
+	GOLANGCI_LINT_CACHE='$(TOOLS)/golangci-lint-cache' '$(GOLANGCI_LINT)' run --build-tags conformance,clock ./...
+
+$(GOLANGCI_LINT):
+	GOBIN='$(@D)' GOFLAGS= go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+
+.PHONY: fmt
+fmt: ## check gofmt
+	@files=$$(gofmt -l cmd broker cache metadata internal); [ -z "$$files" ] || { echo "run gofmt -w on:"; echo "$$files"; exit 1; } >&2
+
+.PHONY: tidy
+tidy: ## check that go.mod and go.sum are tidy
+	go mod tidy -diff
+
+.PHONY: vet
+vet: ## go vet, with the tests behind build tags
+	go vet -tags conformance,clock ./...
+
+.PHONY: cross
+cross: $(addprefix cross-,$(subst /,-,$(PLATFORMS))) ## build and vet for the other platforms
+
+cross-%:
+	GOOS=$(firstword $(subst -, ,$*)) GOARCH=$(lastword $(subst -, ,$*)) go build ./...
+	GOOS=$(firstword $(subst -, ,$*)) GOARCH=$(lastword $(subst -, ,$*)) go vet ./...
+
+# The context holds nothing but what goes into the image: root/ for root, own/
+# for the user it runs as. Modes are set here, as builders differ in setting them.
+.PHONY: image
+image: ## build the container image (needs buildah, or BUILDER='docker build')
+	rm -rf dist/image
+	install -d -m 755 dist/image/root/etc/ssl/certs dist/image/root/usr/bin dist/image/root/home dist/image/root/run dist/image/root/var/lib
+	install -d -m 1777 dist/image/root/tmp
+	install -d -m 700 dist/image/own/home/stsbroker dist/image/own/run/stsbroker dist/image/own/lib/stsbroker
+	install -m 644 deploy/container/passwd deploy/container/group dist/image/root/etc
+	install -m 644 '$(CA_BUNDLE)' dist/image/root/etc/ssl/certs/ca-certificates.crt
+	GOOS=linux $(BUILD) -o dist/image/root/usr/bin/stsbroker ./cmd/stsbroker
+	STORAGE_DRIVER=$${STORAGE_DRIVER:-vfs} BUILDAH_ISOLATION=$${BUILDAH_ISOLATION:-chroot} \
+		$(BUILDER) -t '$(IMAGE)' -f deploy/container/Containerfile dist/image
+
+.PHONY: clean
+clean: ## remove what was built; tools stay
+	rm -rf stsbroker dist
