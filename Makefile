@@ -47,7 +47,7 @@ test: ## run the tests that need Go and make only; with -race where a C compiler
 
 .PHONY: bench
 bench: ## print the figures: ratios beside a bare net/http handler, allocations, start-up, memory
-	go test -run '^$$' -bench . -benchmem -timeout 20m ./metadata ./cmd/stsbroker
+	go test -run '^$$' -bench . -benchmem -timeout 20m ./broker ./metadata ./cmd/stsbroker
 
 .PHONY: test-clock
 test-clock: ## move the wall clock of the whole program, as a suspend does (rebuilds the standard library)

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -290,8 +292,8 @@ func TestNeverAsksItself(t *testing.T) {
 	everywhere := netip.AddrPortFrom(netip.IPv4Unspecified(), us.Port())
 	mapped := netip.AddrPortFrom(netip.AddrFrom16(us.Addr().As16()), us.Port())
 	for _, l := range []netip.AddrPort{us, everywhere, mapped} {
-		for _, host := range []string{"127.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0"} {
-			u := fmt.Sprintf("http://%s:%d/credentials/dev", host, us.Port())
+		for _, host := range []string{"127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0"} {
+			u := "http://" + net.JoinHostPort(host, strconv.Itoa(int(us.Port()))) + "/credentials/dev"
 			_, err := New(ECS, Options{Getenv: env("AWS_CONTAINER_CREDENTIALS_FULL_URI", u), Listeners: []netip.AddrPort{l}})
 			expectError(t, u, err, broker.KindConfig, "is this broker itself")
 			_, err = New(EC2, Options{Getenv: env("AWS_EC2_METADATA_SERVICE_ENDPOINT", u), Listeners: []netip.AddrPort{l}})

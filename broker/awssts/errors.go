@@ -108,6 +108,9 @@ func judge(code, action, words string) (broker.Kind, string) {
 	const again = "it is tried again by itself"
 	const mend = "mend the profile"
 	webIdentity := action == "AssumeRoleWithWebIdentity"
+	if webIdentity && code == "InvalidParameterValue" && strings.Contains(words, "expired") {
+		code = "ExpiredToken" // MinIO's word for it
+	}
 	switch code {
 	case "Throttling", "ThrottlingException", "ThrottledException", "RequestLimitExceeded", "RequestThrottled",
 		"RequestThrottledException", "TooManyRequests", "TooManyRequestsException", "BandwidthLimitExceeded",
@@ -135,7 +138,7 @@ func judge(code, action, words string) (broker.Kind, string) {
 		return broker.KindDenied, "check the clock of this host"
 	case "ExpiredToken", "ExpiredTokenException", "ExpiredTradeInTokenException", "TokenRefreshRequired":
 		if webIdentity {
-			return broker.KindDenied, "the identity token has expired: check what renews its file"
+			return broker.KindUnavailable, "the identity token has expired: check what renews its file, which is read again at every try"
 		}
 		return broker.KindDenied, "the session credentials that sign this call have expired: renew them first"
 	case "InvalidToken":

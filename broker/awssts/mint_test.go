@@ -225,7 +225,7 @@ func TestTokenFileIsReadAtEveryMint(t *testing.T) {
 	write("not-a-token-at-all")
 	check(broker.KindDenied, "InvalidIdentityToken")
 	write(fake.IdentityToken("repo:main", -time.Minute))
-	check(broker.KindDenied, "the identity token has expired: check what renews its file")
+	check(broker.KindUnavailable, "the identity token has expired: check what renews its file")
 	write(fake.IdentityToken("repo:other", time.Hour))
 	check(broker.KindDenied, "trust policy")
 	write("\n " + fake.IdentityToken("repo:main", time.Hour) + "\r\n\n")
@@ -295,5 +295,20 @@ func TestNothingToSignWith(t *testing.T) {
 		if e := wantError(t, c, err); e.Kind != broker.KindConfig || fake.Total() != 0 {
 			t.Errorf("%s: %v after %d calls", name, e, fake.Total())
 		}
+	}
+}
+
+// A secret that is mended counts at the next mint: nothing derived from the
+// wrong one is kept by the key id. (The SDK's own signer does keep it, for a day.)
+func TestMendedSecret(t *testing.T) {
+	s := listen(t, world())
+	m := s.Role(Role{Region: region, ARN: deploy, SessionName: "me"})
+	wrong := longTerm
+	wrong.SecretAccessKey = broker.NewSecret("not/the/secret/of/this/key/0123456789012")
+	if _, err := m.Mint(t.Context(), broker.MintInput{Parent: wrong}); err == nil {
+		t.Fatal("minted with a wrong secret")
+	}
+	if _, err := m.Mint(t.Context(), broker.MintInput{Parent: longTerm}); err != nil {
+		t.Errorf("refused after the secret was mended: %v", err)
 	}
 }

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/stsbroker/stsbroker/broker"
@@ -134,13 +135,23 @@ func (s *STS) client(region string) *sts.Client {
 	if c := s.clients[region]; c != nil {
 		return c
 	}
-	o := sts.Options{Region: region, AppID: "stsbroker", Retryer: aws.NopRetryer{}, HTTPClient: s.http}
+	o := sts.Options{Region: region, AppID: "stsbroker", Retryer: aws.NopRetryer{}, HTTPClient: s.http, HTTPSignerV4: freshSigner{}}
 	if e := s.endpoint(region); e.URL != "" {
 		o.BaseEndpoint = aws.String(e.URL)
 	}
 	c := sts.New(o)
 	s.clients[region] = c
 	return c
+}
+
+// freshSigner derives its key at every call. The SDK's signer keeps derived keys
+// for a day by key id and not by secret: one that was mended would go on being
+// refused, and a secret would stay in memory longer than its use.
+type freshSigner struct{}
+
+// SignHTTP implements sts.HTTPSignerV4.
+func (freshSigner) SignHTTP(ctx context.Context, c aws.Credentials, r *http.Request, payloadHash, service, region string, at time.Time, options ...func(*v4.SignerOptions)) error {
+	return v4.NewSigner().SignHTTP(ctx, c, r, payloadHash, service, region, at, options...)
 }
 
 // Identity is who STS takes a caller for.

@@ -190,7 +190,7 @@ func TestProxy(t *testing.T) {
 	}}
 	for range 2 {
 		_, err := newSTS(t, o).WhoAmI(t.Context(), region, longTerm)
-		wantError(t, broker.Credentials{}, err)
+		_ = wantError(t, broker.Credentials{}, err)
 		o.Proxy = nil
 	}
 	if want := "proxy.example.com:3128 sts.eu-central-1.amazonaws.com:443"; strings.Join(dialed, " ") != want {

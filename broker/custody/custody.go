@@ -20,6 +20,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/stsbroker/stsbroker/broker"
 )
@@ -62,6 +63,17 @@ func Env(getenv func(string) string) Source {
 // half is one value of a key pair and what it is called where it rests.
 type half struct{ name, value string }
 
+// plausible reports whether this is an access key id. AWS's have a form; those of
+// stores that speak STS may be anything that can stand in a signature's
+// credential scope, but do not look like a secret that was pasted in its place:
+// an id is not kept secret.
+func plausible(id string) bool {
+	if strings.HasPrefix(id, "AKIA") || strings.HasPrefix(id, "ASIA") {
+		return broker.ValidKeyID(id)
+	}
+	return len(id) <= 128 && printable(id) && !strings.ContainsAny(id, "/+,=")
+}
+
 // material checks a pair that was found in a place.
 func material(where string, id, secret, token half) (broker.Material, error) {
 	none := broker.Material{}
@@ -74,8 +86,8 @@ func material(where string, id, secret, token half) (broker.Material, error) {
 		return none, fault("%s is missing from %s, or empty: add it", secret.name, where)
 	case token.value != "":
 		return none, fault("the key in %s is temporary (%s), and cannot mint others: put a long-term key there", where, token.name)
-	case !broker.ValidKeyID(id.value):
-		return none, fault("%s in %s is not an access key id (16 to 128 letters, digits and _): copy it again", id.name, where)
+	case !plausible(id.value):
+		return none, fault("%s in %s is not an access key id: copy it again", id.name, where)
 	case !printable(secret.value):
 		return none, fault("%s in %s is not a secret access key (it holds blanks or characters that do not print): copy it again", secret.name, where)
 	}

@@ -121,9 +121,9 @@ func TestFileErrors(t *testing.T) {
 		"empty id":      {"[k]\naws_access_key_id =\naws_secret_access_key = " + secretA, "aws_access_key_id is missing from the section at F:1, or empty: add it"},
 		"empty secret":  {"\n[k]\naws_access_key_id = " + idA + "\naws_secret_access_key =", "aws_secret_access_key is missing from the section at F:2, or empty: add it"},
 		"temporary":     {"[k]\n" + pair(idA, secretA) + "aws_session_token = T", "the key in the section at F:1 is temporary (aws_session_token), and cannot mint others: put a long-term key there"},
-		"swapped":       {"[k]\n" + pair(secretA, idA), "aws_access_key_id in the section at F:1 is not an access key id (16 to 128 letters, digits and _): copy it again"},
-		"short id":      {"[k]\n" + pair("AKIA12345678901", secretA), "aws_access_key_id in the section at F:1 is not an access key id (16 to 128 letters, digits and _): copy it again"},
-		"long id":       {"[k]\n" + pair(strings.Repeat("A", 129), secretA), "aws_access_key_id in the section at F:1 is not an access key id (16 to 128 letters, digits and _): copy it again"},
+		"swapped":       {"[k]\n" + pair(secretA, idA), "aws_access_key_id in the section at F:1 is not an access key id: copy it again"},
+		"short id":      {"[k]\n" + pair("AKIA12345678901", secretA), "aws_access_key_id in the section at F:1 is not an access key id: copy it again"},
+		"long id":       {"[k]\n" + pair(strings.Repeat("A", 129), secretA), "aws_access_key_id in the section at F:1 is not an access key id: copy it again"},
 		"blank":         {"[k]\n" + pair(idA, secretA+" "+secretA), "aws_secret_access_key in the section at F:1 is not a secret access key (it holds blanks or characters that do not print): copy it again"},
 		"two lines":     {"[k]\n" + pair(idA, secretA) + "  " + secretB, "aws_secret_access_key in the section at F:1 is not a secret access key (it holds blanks or characters that do not print): copy it again"},
 		"bad line":      {"[k]\n" + pair(idA, secretA) + secretB, "F:4: the line is not a section header, a key = value or a comment"},
@@ -151,4 +151,15 @@ func TestEnv(t *testing.T) {
 	wantError(t, Env(getenv), "AWS_SECRET_ACCESS_KEY is missing from the environment, or empty: add it")
 	clear(env)
 	wantError(t, Env(getenv), "there is no key in the environment: put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY there")
+}
+
+func TestPlausible(t *testing.T) {
+	for id, want := range map[string]bool{
+		"AKIAIOSFODNN7EXAMPLE": true, "AKIA12345": false, "ASIA/SFODNN7EXAMPLE0": false,
+		"minioadmin": true, "store-1-root": true, "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY": false, "with blank": false, strings.Repeat("x", 129): false,
+	} {
+		if plausible(id) != want {
+			t.Errorf("%s: %v", id, !want)
+		}
+	}
 }

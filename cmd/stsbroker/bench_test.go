@@ -44,6 +44,16 @@ func shipped(b *testing.B) string {
 	return path
 }
 
+// testBinary is this test binary, to be started as something else.
+func testBinary(b *testing.B) *exec.Cmd {
+	b.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	return exec.Command(self)
+}
+
 // rig is a home with profiles, and an STS stand-in behind it.
 type rig struct {
 	binary string

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -127,7 +126,11 @@ func servedLeft(t *testing.T, r *rig, url, token, profile string, moved time.Dur
 func patchedBinary(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	timeGo := filepath.Join(runtime.GOROOT(), "src", "time", "time.go")
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	timeGo := filepath.Join(strings.TrimSpace(string(root)), "src", "time", "time.go")
 	source, err := os.ReadFile(timeGo)
 	if err != nil {
 		t.Fatal(err)

@@ -25,6 +25,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if file := os.Getenv(bareEnv); file != "" {
+		if err := serveBare(file); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	testscript.Main(m, map[string]func(){"stsbroker": main})
 }
 
@@ -93,7 +100,9 @@ func of(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world)
 func (w *world) kill() {
 	if w.daemon != nil {
 		_ = w.daemon.Process.Kill()
-		<-w.done
+		if err := <-w.done; err == nil {
+			fmt.Fprintln(&w.stderr, "ended by itself, with status 0")
+		}
 		w.daemon = nil
 	}
 }

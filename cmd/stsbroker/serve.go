@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -40,7 +39,6 @@ Nothing is minted before somebody asks, except profiles marked prefetch.`,
 func serve(ctx context.Context, g *globals, system bool, level string) error {
 	harden()
 	ownerOnly()
-	debug.SetGCPercent(50) // a broker's heap is small: memory counts more than the collector's time
 	lvl, err := zapcore.ParseLevel(level)
 	if err != nil {
 		return fmt.Errorf("--log-level %s: it is debug, info, warn or error", level)

@@ -43,7 +43,8 @@ func (a *app) caller(r *http.Request) (control.Service, error) {
 		p, err = broker.NewPeer(uint32(os.Getuid()), 0), nil
 	}
 	if err != nil {
-		return nil, refused(err)
+		return nil, &broker.Error{Kind: broker.KindForbidden, Cause: err,
+			Public: "the broker cannot tell which user you are (a uid of 65534 says nothing: it also stands for users of other namespaces); run stsbroker as an ordinary user"}
 	}
 	who := broker.Caller{Door: broker.DoorControl, Peer: p}
 	if err := a.tokens.Authorize(r.Context(), who, ""); err != nil {
