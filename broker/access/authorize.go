@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/stsbroker/stsbroker/broker"
 )
@@ -38,11 +37,10 @@ func (t *Tokens) Authenticate(shown string) (*broker.Grant, error) {
 	if hash := sha256.Sum256(buf[:]); subtle.ConstantTimeCompare(hash[:], k.hash[:]) != 1 {
 		return nil, unauthorized(badToken, "wrong value for token "+k.grant.ID)
 	}
-	now := time.Now()
-	if k.expired(now) {
+	if k.expired() {
 		return nil, unauthorized(badToken, fmt.Sprintf("token %s was idle for more than %s", k.grant.ID, EnvIdle))
 	}
-	t.touch(k, now)
+	t.touch(k)
 	return &k.grant, nil
 }
 
@@ -70,7 +68,7 @@ func (t *Tokens) Authorize(_ context.Context, who broker.Caller, profile string)
 	case broker.DoorContainer:
 		k := (*t.live.Load())[who.Token]
 		switch {
-		case k == nil || k.expired(time.Now()):
+		case k == nil || k.expired():
 			return unauthorized(badToken, "the token ended after it was recognised, or none was shown")
 		case !slices.Contains(k.grant.Profiles, profile):
 			return forbidden(profile, fmt.Sprintf("token %s is for %q", k.grant.ID, k.grant.Profiles))

@@ -103,10 +103,9 @@ func (t *Tokens) ForEnv(uid uint32, bind bool, profile string) (Issued, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := time.Now()
 	for _, k := range *t.live.Load() {
-		if k.kind == KindEnv && k.uid == uid && k.grant.BoundUID == bind && k.grant.Profiles[0] == profile && !k.expired(now) {
-			t.touch(k, now)
+		if k.kind == KindEnv && k.uid == uid && k.grant.BoundUID == bind && k.grant.Profiles[0] == profile && !k.expired() {
+			t.touch(k)
 			return t.issued(k), nil
 		}
 	}
@@ -149,7 +148,7 @@ func newToken(kind Kind, uid uint32, bind bool, profile string) *token {
 func (t *Tokens) add(k *token) (Issued, error) {
 	now := time.Now()
 	m := maps.Clone(*t.live.Load())
-	maps.DeleteFunc(m, func(_ string, k *token) bool { return k.expired(now) })
+	maps.DeleteFunc(m, func(_ string, k *token) bool { return k.expired() })
 	if len(m) >= maxTokens {
 		return Issued{}, refuse("there are %d tokens, which is the most there may be; see: stsbroker token list", len(m))
 	}
@@ -215,14 +214,14 @@ func (t *Tokens) Value(nameOrID string) (broker.Secret, error) {
 }
 
 func (t *Tokens) find(nameOrID string) (*token, error) {
-	m, now := *t.live.Load(), time.Now()
+	m := *t.live.Load()
 	k := m[nameOrID]
 	for _, other := range m {
 		if nameOrID != "" && other.grant.Name == nameOrID {
 			k = other
 		}
 	}
-	if k == nil || k.expired(now) {
+	if k == nil || k.expired() {
 		return nil, refuse("there is no token with the name or id %q; see: stsbroker token list", clip(nameOrID))
 	}
 	return k, nil
@@ -231,10 +230,9 @@ func (t *Tokens) find(nameOrID string) (*token, error) {
 // List returns all tokens that are good now: named ones by name, then the
 // others by age.
 func (t *Tokens) List() []Info {
-	now := time.Now()
 	var out []Info
 	for _, k := range *t.live.Load() {
-		if !k.expired(now) {
+		if !k.expired() {
 			out = append(out, k.info())
 		}
 	}
@@ -279,9 +277,9 @@ func (t *Tokens) tidy(now time.Time) error {
 	m := maps.Clone(*t.live.Load())
 	maps.DeleteFunc(m, func(_ string, k *token) bool {
 		if k.idleSince() > now.Unix() { // the clock was ahead then: count from now
-			t.touch(k, now)
+			t.touch(k)
 		}
-		return k.expired(now)
+		return k.expired()
 	})
 	if len(m) == len(*t.live.Load()) && !t.used.Load() {
 		return nil
@@ -317,8 +315,8 @@ func (t *Tokens) save(m map[string]*token) error {
 }
 
 // touch notes a use. It may be called from any number of requests at once.
-func (t *Tokens) touch(k *token, now time.Time) {
-	if s := now.Unix(); k.lastUsed.Load() != s {
+func (t *Tokens) touch(k *token) {
+	if s := time.Now().Unix(); k.lastUsed.Load() != s {
 		k.lastUsed.Store(s)
 		if k.kind != KindExec {
 			t.used.Store(true)
@@ -327,8 +325,8 @@ func (t *Tokens) touch(k *token, now time.Time) {
 }
 
 // expired compares wall clocks, which go on while a laptop sleeps.
-func (k *token) expired(now time.Time) bool {
-	return k.kind == KindEnv && now.Unix()-k.idleSince() > int64(EnvIdle/time.Second)
+func (k *token) expired() bool {
+	return k.kind == KindEnv && time.Now().Unix()-k.idleSince() > int64(EnvIdle/time.Second)
 }
 
 func (k *token) idleSince() int64 {

@@ -114,6 +114,10 @@ func (o *Observer) Observe(e broker.Event) {
 // Request counts one answered HTTP request. It does not allocate for the
 // status codes that the doors use.
 func (o *Observer) Request(door string, status int) {
+	if status == http.StatusOK && door == broker.DoorContainer {
+		o.metrics.usual.Inc()
+		return
+	}
 	o.metrics.requests.WithLabelValues(doorLabel(door), statusLabel(status)).Inc()
 }
 
