@@ -35,6 +35,8 @@ type Broker struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
+	life    sync.RWMutex // of ended: no loop starts once Run has begun to wait for them
+	ended   bool
 	waiters atomic.Int32
 
 	profiles atomic.Pointer[map[string]*entry]
@@ -70,8 +72,13 @@ func New(o Options) *Broker {
 // Run watches the clocks until ctx ends, then ends every lease and waits for
 // their loops. Get works before and during Run, and fails after it.
 func (b *Broker) Run(ctx context.Context) error {
-	defer b.wg.Wait()
-	defer b.cancel()
+	defer func() {
+		b.life.Lock()
+		b.ended = true
+		b.life.Unlock()
+		b.cancel()
+		b.wg.Wait()
+	}()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	last := time.Now()
@@ -119,9 +126,16 @@ func (b *Broker) Refresh(ctx context.Context, a Ask) (*Set, error) {
 	if err != nil {
 		return nil, b.refuse(a, err)
 	}
+	for p := e.parent; p != nil; p = p.parent {
+		b.lease(p).retry()
+	}
 	l := b.lease(e)
 	l.touch(time.Now())
+	joined := l.minting.Load() // a call that began earlier may fail of what is mended now
 	set, err := l.await(ctx, a.Patience, true)
+	if err != nil && joined && ctx.Err() == nil {
+		set, err = l.await(ctx, a.Patience, true)
+	}
 	if err != nil {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
 	}
@@ -154,7 +168,8 @@ func (b *Broker) entry(ctx context.Context, a Ask) (*entry, error) {
 	return e, nil
 }
 
-// lease returns the entry's lease, made on first use.
+// lease returns the entry's lease, made on first use. Of an entry that a reload
+// has replaced it returns one that is gone.
 func (b *Broker) lease(e *entry) *lease {
 	if l := e.lease.Load(); l != nil && !l.gone.Load() {
 		return l
@@ -162,6 +177,11 @@ func (b *Broker) lease(e *entry) *lease {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l := b.leases[e.key]
+	if (*b.profiles.Load())[e.Name] != e {
+		l = newLease(b, e.key, &spec{Profile: e.Profile})
+		l.drop()
+		return l
+	}
 	if l == nil {
 		if len(b.leases) >= mostLeases {
 			b.evictLocked()
@@ -173,14 +193,17 @@ func (b *Broker) lease(e *entry) *lease {
 	return l
 }
 
-// evictLocked drops the lease that nobody asked for the longest. What it held
-// rests in the store.
+// evictLocked drops the lease that nobody asked for the longest, sparing those
+// that nobody has to ask for. What it held rests in the store.
 func (b *Broker) evictLocked() {
 	var oldest *lease
 	for _, l := range b.leases {
-		if oldest == nil || l.asked.Load() < oldest.asked.Load() {
+		if !l.spec.Load().Prefetch && (oldest == nil || l.asked.Load() < oldest.asked.Load()) {
 			oldest = l
 		}
+	}
+	if oldest == nil {
+		return
 	}
 	delete(b.leases, oldest.key)
 	oldest.drop()
@@ -279,8 +302,14 @@ func resolve(profiles []Profile) map[string]*entry {
 		}
 		e.key = Key{Digest: DigestOf("lease", e.Minter.Digest().String(), e.Parent.Key, parent.String())}
 	}
+	prefetched := map[Key]bool{}
 	for _, p := range profiles {
-		visit(entries[p.Name], nil)
+		e := entries[p.Name]
+		visit(e, nil)
+		prefetched[e.key] = prefetched[e.key] || e.Prefetch
+	}
+	for _, e := range entries { // those that share a lease share this too
+		e.Prefetch = e.Unservable == nil && prefetched[e.key]
 	}
 	return entries
 }

@@ -97,6 +97,10 @@ func (b *budget) report(who candidate, err *Error) (released []candidate) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
+	if err != nil && (err.Own || !err.Kind.Passes() && err.Code == "") { // it says nothing of STS
+		b.forgetLocked(who, now)
+		return nil
+	}
 	if err == nil || !err.Kind.Passes() { // an answer is an answer: STS is there
 		delete(b.failing, who)
 		released = slices.Collect(maps.Keys(b.failing))
@@ -137,11 +141,15 @@ func (b *budget) forget(who candidate) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.forgetLocked(who, time.Now())
+}
+
+func (b *budget) forgetLocked(who candidate, now time.Time) {
 	delete(b.failing, who)
 	if !b.outage() {
 		b.probe = time.Time{}
 	}
-	b.dispense(time.Now())
+	b.dispense(now)
 }
 
 // available is the number of calls that could start now.

@@ -45,7 +45,8 @@ func (k Kind) Passes() bool { return k <= KindTimeout }
 type Error struct {
 	Kind    Kind
 	Profile string
-	Code    string // the issuer's own code, such as "AccessDenied"; "" when there is none
+	Code    string // the issuer's own code, such as "AccessDenied"; "" when it did not answer
+	Own     bool   // the trouble is this mint's own (its identity provider, its token), and says nothing of the issuer
 	Public  string
 	Cause   error
 }

@@ -94,7 +94,7 @@ func (l *lease) await(ctx context.Context, patience time.Duration, force bool) (
 		l.b.clockStepped(now)
 	}
 	l.mu.Lock()
-	if l.gone.Load() {
+	if l.gone.Load() || l.b.ctx.Err() != nil {
 		l.mu.Unlock()
 		return nil, errStopping
 	}
@@ -190,6 +190,11 @@ func (l *lease) startLocked() (started bool) {
 	if l.gone.Load() || l.awake.Load() {
 		return false
 	}
+	l.b.life.RLock()
+	defer l.b.life.RUnlock()
+	if l.b.ended {
+		return false
+	}
 	l.awake.Store(true)
 	l.b.wg.Go(l.loop)
 	return true
@@ -259,6 +264,7 @@ func (l *lease) viewLocked(now time.Time) view {
 // land publishes the result of a mint, or of a load from the store.
 func (l *lease) land(set *Set, err *Error) {
 	now := time.Now()
+	probing := l.spec.Load().budget.probing()
 	l.mu.Lock()
 	l.minting.Store(false)
 	f := l.next
@@ -278,7 +284,7 @@ func (l *lease) land(set *Set, err *Error) {
 				left = max(0, held.Left(now))
 			}
 			wait = backoff(l.failures, left, l.b.rand())
-			if l.spec.Load().budget.probing() {
+			if probing {
 				wait = min(wait, probeEvery) // the bucket says when
 			}
 		}
@@ -366,12 +372,18 @@ func (l *lease) urgency() urgency {
 func (l *lease) mint() (*Set, *Error) {
 	s := l.spec.Load()
 	in, err := l.input(s)
+	if l.ctx.Err() != nil {
+		return nil, errStopping
+	}
 	if err != nil {
 		return nil, l.failed(s, 0, err)
 	}
 	began := time.Now()
 	c, err := l.call(s, in)
 	took := time.Since(began)
+	if l.ctx.Err() != nil {
+		return nil, errStopping // dropped meanwhile: the outcome is nobody's
+	}
 	if err == nil {
 		err = complete(c)
 	}
@@ -392,8 +404,8 @@ func (l *lease) mint() (*Set, *Error) {
 		generation = held.Generation + 1
 	}
 	set := newSet(c, now, generation, l.b.rand())
-	if !set.usable(now) || held != nil && set.Left(now) < held.Left(now)-time.Second && held.usable(now) {
-		return nil, l.failed(s, took, &Error{Kind: KindUnavailable, Public: s.Action + " answered credentials that are expired, or older than those held"})
+	if !set.usable(now) {
+		return nil, l.failed(s, took, &Error{Kind: KindUnavailable, Public: s.Action + " answered credentials that are as good as expired"})
 	}
 	if err := l.b.store.PutIfNewer(l.ctx, l.key, Stored{c, now}); err != nil {
 		c.Note = joinNote(c.Note, "not stored: "+err.Error())

@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// MaxName is the length of the longest name of a profile or token, in bytes.
+const MaxName = 128
+
 // Profile is a named way to obtain credentials: AWS's own word.
 type Profile struct {
 	Name   string

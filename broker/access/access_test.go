@@ -273,11 +273,11 @@ func TestAClockThatWasAheadDoesNotKeepATokenAlive(t *testing.T) {
 
 func TestForChild(t *testing.T) {
 	tokens := Memory()
-	a, revoke, err := tokens.ForChild(me, false, "dev")
+	a, revoke, err := tokens.ForChild(me, false, "dev", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, revokeB, err := tokens.ForChild(me, false, "dev")
+	b, revokeB, err := tokens.ForChild(me, false, "dev", "")
 	if err != nil || b.Token.Equal(a.Token) {
 		t.Fatal("two children, one token", err)
 	}
@@ -322,7 +322,7 @@ func TestRevoke(t *testing.T) {
 func TestCreateRefuses(t *testing.T) {
 	tokens := Memory()
 	must[Issued](t)(tokens.Create("ci", []string{"dev"}, nil))
-	long := strings.Repeat("n", maxName+1)
+	long := strings.Repeat("n", broker.MaxName+1)
 	for _, c := range []struct {
 		name     string
 		profiles []string
@@ -350,7 +350,7 @@ func TestCreateRefuses(t *testing.T) {
 	if _, err := tokens.ForEnv(me, false, "a\n"); kindOf(err) != "config" {
 		t.Error(err)
 	}
-	if _, revoke, err := tokens.ForChild(me, false, ""); kindOf(err) != "config" || revoke != nil {
+	if _, revoke, err := tokens.ForChild(me, false, "", ""); kindOf(err) != "config" || revoke != nil {
 		t.Error(err)
 	}
 	must[Issued](t)(tokens.Create("Käse & Brot", []string{"my profile"}, nil))
@@ -367,7 +367,7 @@ func TestBounds(t *testing.T) {
 		}
 	}
 	seed(1, maxPerUser-1)
-	if _, _, err := tokens.ForChild(1, false, "dev"); err != nil {
+	if _, _, err := tokens.ForChild(1, false, "dev", ""); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := tokens.ForEnv(1, false, "dev"); kindOf(err) != "config" {
@@ -444,7 +444,7 @@ func TestConcurrentUse(t *testing.T) {
 	for w := range uint32(4) {
 		writers.Go(func() {
 			for n := range 5 {
-				_, revoke, err := tokens.ForChild(w, false, "dev")
+				_, revoke, err := tokens.ForChild(w, false, "dev", "")
 				if err != nil {
 					t.Error(err)
 					return

@@ -26,7 +26,7 @@ func TestTokensSurviveARestart(t *testing.T) {
 	named := must[Issued](t)(tokens.Create("ci", []string{"dev", "ops"}, &uid))
 	env := must[Issued](t)(tokens.ForEnv(me, false, "dev"))
 	gone := must[Issued](t)(tokens.Create("gone", []string{"dev"}, nil))
-	child, _, err := tokens.ForChild(me, false, "dev")
+	child, _, err := tokens.ForChild(me, false, "dev", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestDiskThatFails(t *testing.T) {
 		t.Fatalf("a token that is not on disk was made: %+v", l)
 	}
 	must[*broker.Grant](t)(tokens.Authenticate(i.Token.Reveal()))
-	if _, revoke, err := tokens.ForChild(me, false, "dev"); err != nil {
+	if _, revoke, err := tokens.ForChild(me, false, "dev", ""); err != nil {
 		t.Fatal(err)
 	} else {
 		revoke()

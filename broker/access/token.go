@@ -70,6 +70,12 @@ func mac(secret broker.Secret, label, message string) []byte {
 	return h.Sum(nil)
 }
 
+// IsToken reports whether this has the shape of a token, of this broker or another.
+func IsToken(s string) bool {
+	_, ok := idOf(s)
+	return ok
+}
+
 // idOf returns the id in a token, and whether the token has the right shape.
 func idOf(token string) (string, bool) {
 	if len(token) != tokenLength || token[:len(tokenPrefix)] != tokenPrefix || token[len(tokenPrefix)+idLength] != '_' {

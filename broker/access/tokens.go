@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"maps"
@@ -23,7 +24,6 @@ import (
 const (
 	maxTokens  = 10_000
 	maxPerUser = 2_000 // of env and exec tokens
-	maxName    = 128   // bytes, of a token's or a profile's name
 
 	secretLength = 32
 	saveEvery    = 5 * time.Minute
@@ -114,14 +114,23 @@ func (t *Tokens) ForEnv(uid uint32, bind bool, profile string) (Issued, error) {
 
 // ForChild makes a token for one child process. Revoke it when the child has
 // ended; it may be called more than once. Such a token is never written to
-// disk, and so ends with this process at the latest.
-func (t *Tokens) ForChild(uid uint32, bind bool, profile string) (i Issued, revoke func(), err error) {
+// disk, and so ends with this process. The child need not: who shows the token
+// that it has from an earlier process, as resume, gets that same one again.
+func (t *Tokens) ForChild(uid uint32, bind bool, profile, resume string) (i Issued, revoke func(), err error) {
 	if err := checkName("profile", profile); err != nil {
 		return Issued{}, nil, refuse("%v", err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	i, err = t.add(newToken(KindExec, uid, bind, profile))
+	k := newToken(KindExec, uid, bind, profile)
+	if resume != "" {
+		id, ok := idOf(resume)
+		if !ok || subtle.ConstantTimeCompare([]byte(derive(t.secret, id)), []byte(resume)) != 1 || (*t.live.Load())[id] != nil {
+			return Issued{}, nil, refuse("the token to go on with is not one of this broker's, or in use")
+		}
+		k.grant.ID = id
+	}
+	i, err = t.add(k)
 	if err != nil {
 		return Issued{}, nil, err
 	}
@@ -374,8 +383,8 @@ func checkName(what, name string) error {
 	switch {
 	case name == "":
 		return fmt.Errorf("the %s name is empty", what)
-	case len(name) > maxName:
-		return fmt.Errorf("the %s name %q… is longer than %d bytes", what, clip(name), maxName)
+	case len(name) > broker.MaxName:
+		return fmt.Errorf("the %s name %q… is longer than %d bytes", what, clip(name), broker.MaxName)
 	case !utf8.ValidString(name), strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
 		return fmt.Errorf("the %s name %q has characters that cannot be printed", what, clip(name))
 	case strings.TrimSpace(name) != name:
@@ -384,4 +393,4 @@ func checkName(what, name string) error {
 	return nil
 }
 
-func clip(s string) string { return s[:min(len(s), maxName)] }
+func clip(s string) string { return s[:min(len(s), broker.MaxName)] }

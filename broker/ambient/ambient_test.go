@@ -184,7 +184,7 @@ func TestInstance(t *testing.T) {
 		"empty":       {"my-role", `{"Code": "Success"}`, broker.KindUnavailable, "lacks a key"},
 		"no expiry":   {"my-role", strings.Replace(success, "Expiration", "X", 1), broker.KindConfig, "no Expiration"},
 		"bad expiry":  {"my-role", `{"AccessKeyId": "a", "SecretAccessKey": "b", "Token": "c", "Expiration": "` + canarySecret + `"}`, broker.KindUnavailable, "not RFC 3339"},
-		"expired":     {"my-role", body(time.Now().Add(-time.Minute), `, "Code": "Success"`), broker.KindUnavailable, "had expired 1m0s ago"},
+		"expired":     {"my-role", body(time.Now().Add(-time.Minute), `, "Code": "Success"`), broker.KindUnavailable, "had expired 1m"},
 		"much":        {"my-role", strings.Repeat(" ", maxBody+1) + success, broker.KindUnavailable, "larger than 64 KB"},
 		"much listed": {strings.Repeat("x", maxBody+1), success, broker.KindUnavailable, "larger than 64 KB"},
 	} {

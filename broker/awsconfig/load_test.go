@@ -205,8 +205,8 @@ func TestUnservable(t *testing.T) {
 		"empty role":             {"[profile x]\nrole_arn=\nsource_profile=k\n", "", "x", "C:2: profile x: role_arn has no value: add one, or remove the line"},
 		"empty sso key":          {"[profile x]\nsso_wJalrXUtnFEMI=\n", "", "x", "C:2: profile x: sso_* has no value: add one, or remove the line"},
 		"value in two lines":     {"[profile x]\nrole_arn=a\n  b\nsource_profile=k\n", "", "x", "C:2: profile x: the value of role_arn goes on in the next line: write it in one, or take the blanks off the line that follows"},
-		"dotted name":            {"[profile ../x]\ncredential_process=c\n", "", "../x", "C:1: profile ../x: the name is not one that can be asked for: it may have up to 255 printable characters, no quotes, and no empty or dotted parts between slashes; rename it"},
-		"empty name":             {"[profile \"\"]\ncredential_process=c\n", "", "", "C:1: profile : the name is not one that can be asked for: it may have up to 255 printable characters, no quotes, and no empty or dotted parts between slashes; rename it"},
+		"dotted name":            {"[profile ../x]\ncredential_process=c\n", "", "../x", "C:1: profile ../x: the name is not one that can be asked for: it may have up to 128 printable characters, no quotes, and no empty or dotted parts between slashes; rename it"},
+		"empty name":             {"[profile \"\"]\ncredential_process=c\n", "", "", "C:1: profile : the name is not one that can be asked for: it may have up to 128 printable characters, no quotes, and no empty or dotted parts between slashes; rename it"},
 		"source with bad line":   {role + "source_profile=k\n", "[k]\n" + keysA + "word\n", "x", "C:3: profile x: its source_profile cannot sign: K:4: profile k: the line is not a section header, a key = value or a comment"},
 	} {
 		t.Run(name, func(t *testing.T) {

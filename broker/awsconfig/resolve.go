@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/internal/awsini"
 )
 
@@ -311,13 +312,12 @@ func (n *node) others() string {
 
 // checkName refuses names that no door could ask for by path.
 func (n *node) checkName() error {
-	const most = 255
 	bad := func(r rune) bool { return !unicode.IsPrint(r) || r == '"' || r == '\'' }
-	if n.Name != "" && len(n.Name) <= most &&
+	if n.Name != "" && len(n.Name) <= broker.MaxName &&
 		!strings.ContainsFunc(n.Name, bad) && path.Clean("/"+n.Name) == "/"+n.Name {
 		return nil
 	}
-	return fmt.Errorf("%s:%d: profile %s: the name is not one that can be asked for: it may have up to 255 printable characters, no quotes, and no empty or dotted parts between slashes; rename it", n.File, n.Line, awsini.Shown(n.Name))
+	return fmt.Errorf("%s:%d: profile %s: the name is not one that can be asked for: it may have up to 128 printable characters, no quotes, and no empty or dotted parts between slashes; rename it", n.File, n.Line, awsini.Shown(n.Name))
 }
 
 // checkValues refuses empty values, which SDKs take for no value, and values of

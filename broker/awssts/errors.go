@@ -97,6 +97,7 @@ func Classify(err error, c Call) *broker.Error {
 		said += " (request id " + clean(id, c.Secrets...) + ")"
 	}
 	out.Kind, out.Code = kind, code
+	out.Own = kind == broker.KindUnavailable && (code == "IDPCommunicationError" || strings.Contains(strings.ToLower(said), "expired"))
 	out.Public = fmt.Sprintf("%s %s %s%s: %s; %s", c.where(), verb, c.Action, c.target(), said, next)
 	return out
 }

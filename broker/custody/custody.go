@@ -53,10 +53,23 @@ func ValidName(name string) bool { return len(name) <= 64 && keyName.MatchString
 
 // Env is the key in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, read here and
 // never again.
+//
+// Session credentials are refused: they cannot mint a session. [EnvSession] takes them.
 func Env(getenv func(string) string) Source {
+	return fromEnv(getenv, half{"AWS_SESSION_TOKEN", getenv("AWS_SESSION_TOKEN")}, broker.Secret{})
+}
+
+// EnvSession is like [Env], and takes session credentials too: they can sign for
+// a role (credential_source = Environment). When they expire is not known; STS
+// says so when it comes to it.
+func EnvSession(getenv func(string) string) Source {
+	return fromEnv(getenv, half{}, broker.NewSecret(getenv("AWS_SESSION_TOKEN")))
+}
+
+func fromEnv(getenv func(string) string, refused half, token broker.Secret) Source {
 	m, err := material("the environment", half{"AWS_ACCESS_KEY_ID", getenv("AWS_ACCESS_KEY_ID")},
-		half{"AWS_SECRET_ACCESS_KEY", getenv("AWS_SECRET_ACCESS_KEY")},
-		half{"AWS_SESSION_TOKEN", getenv("AWS_SESSION_TOKEN")})
+		half{"AWS_SECRET_ACCESS_KEY", getenv("AWS_SECRET_ACCESS_KEY")}, refused)
+	m.SessionToken = token
 	return func(context.Context) (broker.Material, error) { return m, err }
 }
 

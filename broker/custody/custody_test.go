@@ -163,3 +163,18 @@ func TestPlausible(t *testing.T) {
 		}
 	}
 }
+
+func TestEnvSession(t *testing.T) {
+	env := map[string]string{"AWS_ACCESS_KEY_ID": "ASIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": secretA, "AWS_SESSION_TOKEN": "token"}
+	getenv := func(k string) string { return env[k] }
+	if m, err := EnvSession(getenv)(t.Context()); err != nil || !m.Temporary() {
+		t.Errorf("session credentials that may sign for a role: %v", err)
+	}
+	if _, err := Env(getenv)(t.Context()); err == nil {
+		t.Error("session credentials are taken for a long-term key")
+	}
+	delete(env, "AWS_SESSION_TOKEN")
+	if m, err := EnvSession(getenv)(t.Context()); err != nil || m.Temporary() {
+		t.Errorf("a long-term key: %v", err)
+	}
+}

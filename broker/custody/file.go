@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/internal/awsini"
@@ -16,8 +15,7 @@ import (
 // File is the key in a section of an AWS credentials file. The file is read
 // again at every call, so an edited key counts from the next mint on.
 //
-// It is refused if somebody else could change it: the file or a folder above
-// it is writable by group or others, or neither this user's nor root's.
+// It is refused if somebody else could change it, see [securefile.CheckWriters].
 func File(credentials, section string) Source {
 	return Profile("", credentials, section)
 }
@@ -106,17 +104,8 @@ func safe(f *awsini.File) error {
 	if f.Info == nil { // the null device
 		return nil
 	}
-	if err := safeFile(f.Path, f.Info); err != nil {
-		return err
-	}
-	path, err := filepath.EvalSymlinks(f.Path)
-	if err != nil {
-		return fault("%s cannot be read: %v", f.Path, cause(err))
-	}
-	for _, folder := range []string{filepath.Dir(f.Path), filepath.Dir(path)} {
-		if err := securefile.CheckFolders(folder); err != nil {
-			return fault("%s is not read for keys: %v", f.Path, err)
-		}
+	if err := securefile.CheckWriters(f.Path, f.Info); err != nil {
+		return fault("%s is not read for keys: %v", f.Path, err)
 	}
 	return nil
 }

@@ -15,9 +15,8 @@ func TestFileModes(t *testing.T) {
 	path := filepath.Join(dir, "credentials")
 	for mode, want := range map[os.FileMode]string{
 		0o600: "", 0o400: "", 0o644: "", 0o640: "",
-		0o660: "%s is not read for keys: others can change it (mode 0660): chmod go-w %[1]s",
-		0o602: "%s is not read for keys: others can change it (mode 0602): chmod go-w %[1]s",
-		0o666: "%s is not read for keys: others can change it (mode 0666): chmod go-w %[1]s",
+		0o602: "%s is not read for keys: %[1]s has mode 0602: everybody may change it; run: chmod go-w %[1]s",
+		0o666: "%s is not read for keys: %[1]s has mode 0666: everybody may change it; run: chmod go-w %[1]s",
 	} {
 		write(t, path, "[k]\n"+pair(idA, secretA), mode)
 		if want == "" {
@@ -47,7 +46,7 @@ func TestOnlyTheFileWithTheKeyIsJudged(t *testing.T) {
 	keys := write(t, filepath.Join(dir, "credentials"), "[k]\n"+pair(idA, secretA), 0o600)
 	config := write(t, filepath.Join(dir, "config"), "[profile j]\n"+pair(idB, secretB), 0o666)
 	wantKey(t, Set{"k": Profile(config, keys, "k")}, "k", idA, secretA)
-	wantError(t, Profile(config, keys, "j"), fmt.Sprintf("%s is not read for keys: others can change it (mode 0666): chmod go-w %[1]s", config))
+	wantError(t, Profile(config, keys, "j"), fmt.Sprintf("%s is not read for keys: %[1]s has mode 0666: everybody may change it; run: chmod go-w %[1]s", config))
 }
 
 // A folder that others may write is as good as a file that they may.
@@ -86,5 +85,5 @@ func TestOwner(t *testing.T) {
 	if err := os.Chown(path, 12345, -1); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, File(path, "k"), path+" is not read for keys: it belongs to another user (uid 12345): make it this user's or root's")
+	wantError(t, File(path, "k"), fmt.Sprintf("%s is not read for keys: %[1]s (mode 0600) belongs to uid 12345, not to uid %[2]d or root; if it should be yours, run: chown %[2]d %[1]s", path, os.Geteuid()))
 }

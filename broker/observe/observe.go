@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -104,7 +105,7 @@ func (o *Observer) Observe(e broker.Event) {
 		o.logRefused(e)
 	case broker.EventLapsed:
 		o.metrics.lapsed.Inc()
-		o.log.Debug("lease lapsed: nobody asked lately", zap.String("profile", e.Profile))
+		o.log.Debug("lease lapsed: nobody asked lately", profileField(e.Profile))
 	case broker.EventClockStep:
 		o.metrics.clockSteps.Inc()
 		o.log.Info("the clock jumped (a suspend, or it was set); looking at every lease again", zap.Duration("by", e.Left))
@@ -179,14 +180,14 @@ func (o *Observer) logRefused(e broker.Event) {
 		level = zapcore.WarnLevel
 	}
 	if ce := o.log.Check(level, "refused: "+err.Kind.String()); ce != nil {
-		fields := append(callerFields(e.Caller), zap.String("profile", e.Profile))
+		fields := append(callerFields(e.Caller), profileField(e.Profile))
 		ce.Write(append(fields, errorFields(err)...)...)
 	}
 }
 
 func writeServed(ce *zapcore.CheckedEntry, e broker.Event) {
 	ce.Write(append(callerFields(e.Caller),
-		zap.String("profile", e.Profile),
+		profileField(e.Profile),
 		zap.Uint64("generation", e.Generation),
 		zap.Duration("left", e.Left.Round(time.Second)),
 		zap.Bool("stale", e.Stale))...)
@@ -194,7 +195,7 @@ func writeServed(ce *zapcore.CheckedEntry, e broker.Event) {
 
 func mintFields(e broker.Event) []zap.Field {
 	return []zap.Field{
-		zap.String("profile", e.Profile),
+		profileField(e.Profile),
 		zap.String("action", e.Action),
 		zap.String("region", e.Region),
 		zap.Duration("took", e.Took.Round(time.Millisecond)),
@@ -236,6 +237,17 @@ func errorFields(err *broker.Error) []zap.Field {
 }
 
 // clip bounds text that a server chose.
+// profileField is the name as a terminal may show it: a caller may ask for one
+// that holds control characters.
+func profileField(name string) zap.Field {
+	return zap.String("profile", strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '\uFFFD'
+		}
+		return r
+	}, name))
+}
+
 func clip(s string) string {
 	const most = 2048
 	if len(s) <= most {

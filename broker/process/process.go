@@ -19,6 +19,7 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -81,7 +82,7 @@ func New(o Options) (*Minter, error) {
 
 // check is repeated at each run, because PATH may lead elsewhere by then.
 func (m *Minter) check() error {
-	if m.line != "" && IsSelf(m.line, m.self) || m.line == "" && isProgram(m.argv[0], m.self) {
+	if m.line != "" && IsSelf(m.line, m.self) || m.line == "" && slices.ContainsFunc(m.argv, func(a string) bool { return isProgram(a, m.self) || IsSelf(a, m.self) }) {
 		return refuse(broker.KindConfig, nil, "credential process %s is stsbroker itself, which cannot be its own source; name another source for this profile", m.name())
 	}
 	return nil
@@ -172,11 +173,11 @@ var (
 // name is the program's, without folder and without arguments: those may hold
 // a password.
 func (m *Minter) name() string {
-	program := firstWord(m.line)
+	name := program(m.line)
 	if m.line == "" {
-		program = m.argv[0]
+		name = m.argv[0]
 	}
-	return fmt.Sprintf("%q", printable(filepath.Base(program)))
+	return fmt.Sprintf("%q", printable(filepath.Base(name)))
 }
 
 // said is the first line that a command wrote on standard error.

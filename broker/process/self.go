@@ -10,12 +10,22 @@ import (
 )
 
 // IsSelf reports whether a shell line, such as credential_process of an AWS
-// config, runs our own executable: its first word leads, through PATH and
-// symbolic links, to the file at self. Assignments before it, exec, command
-// and env are looked through.
+// config, has a word anywhere that leads, through PATH and symbolic links, to our
+// own executable at self. Any word: `env -i`, `timeout 5` and `sh -c` run what
+// comes later, and the first of these even takes [DepthVariable] away.
 //
-// What hides deeper in a script is caught when it runs, by [DepthVariable].
-func IsSelf(line, self string) bool { return isProgram(firstWord(line), self) }
+// What hides in a script is caught when it runs, by [DepthVariable].
+func IsSelf(line, self string) bool {
+	for line != "" {
+		var word string
+		word, line = cutWord(line)
+		if isProgram(word, self) || strings.ContainsAny(word, " \t\n;&|()") && IsSelf(word, self) {
+			return true
+		}
+		line = strings.TrimLeft(line, separators)
+	}
+	return false
+}
 
 // isProgram reports whether running word would run the file at self.
 func isProgram(word, self string) bool {
@@ -31,14 +41,16 @@ func isProgram(word, self string) bool {
 	return errA == nil && errB == nil && os.SameFile(a, b)
 }
 
-// firstWord returns the program that a shell line runs, "" if it cannot tell.
-func firstWord(line string) string {
+// program returns the name of what a line runs, for messages: what comes after
+// assignments (they may hold a password), exec, command, env and its options.
+func program(line string) string {
 	for {
 		word, rest := cutWord(line)
 		name, _, assigned := strings.Cut(word, "=")
 		switch {
 		case assigned && isVariable(name):
 		case word == "exec", word == "command", filepath.Base(word) == "env":
+		case strings.HasPrefix(word, "-") && rest != "":
 		default:
 			return word
 		}
@@ -55,6 +67,8 @@ func isVariable(s string) bool {
 	return s != ""
 }
 
+const separators = " \t\n;&|<>()`"
+
 // cutWord cuts the first word off a line, by the shell's rules for quotes
 // (POSIX, Shell Command Language, 2.2) on Unix, and by those for file names on
 // Windows, where a backslash is no quote.
@@ -66,7 +80,7 @@ func cutWord(line string) (word, rest string) {
 	for i := 0; i < len(line); i++ {
 		c := line[i]
 		switch {
-		case quote == 0 && strings.IndexByte(" \t\n;&|<>()", c) >= 0:
+		case quote == 0 && strings.IndexByte(separators, c) >= 0:
 			return b.String(), line[i:]
 		case quote == 0 && (c == '"' || c == '\'' && !windows):
 			quote = c

@@ -50,14 +50,20 @@ func TestIsSelf(t *testing.T) {
 		"/usr/bin/env stsbroker x":              true,
 		"command stsbroker x":                   true,
 		"stsbroker;true":                        true,
-		dir + "/other stsbroker":                false,
-		"echo stsbroker":                        false,
+		dir + "/other stsbroker":                true, // it may run its arguments, as env does
+		"env -i PATH=/bin stsbroker x":          true,
+		"timeout 5 env -i " + dir + "/hard x":   true,
+		"sh -c 'stsbroker x'":                   true,
+		"sh -c \"exec stsbroker x\"":            true,
+		"echo $(stsbroker x)":                   true,
+		"echo `stsbroker x`":                    true,
 		"not-stsbroker":                         false,
 		"":                                      false,
 		"exec":                                  false,
 		"A=b":                                   false,
 		`"unclosed`:                             false,
-		"; stsbroker":                           false,
+		"; stsbroker":                           true,
+		"echo stsbroker-not":                    false,
 		dir + "/none":                           false,
 		dir:                                     false,
 	} {
@@ -80,7 +86,10 @@ func TestIsSelf(t *testing.T) {
 	if _, err := New(Options{Argv: []string{us}, Self: us}); err == nil {
 		t.Error("argv was split like a shell line")
 	}
-	if _, err := New(Options{Argv: []string{dir + "/other", "stsbroker"}, Self: us}); err != nil {
+	if _, err := New(Options{Argv: []string{dir + "/other", "stsbroker"}, Self: us}); err == nil {
+		t.Error("a program that may run its arguments was given us")
+	}
+	if _, err := New(Options{Argv: []string{dir + "/other", "--for=stsbroker"}, Self: us}); err != nil {
 		t.Error(err)
 	}
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -30,7 +31,7 @@ is a warning, because the others are.`,
 						findings = append(findings, unservable(p.Name, p.Origin, p.Unservable))
 					}
 					for _, n := range p.Notes {
-						findings = append(findings, Finding{File: p.Origin, Severity: SeverityWarning, Text: "profile " + p.Name + ": " + n})
+						findings = append(findings, at(p.Origin, "profile "+p.Name+": "+n))
 					}
 				}
 			}
@@ -39,8 +40,12 @@ is a warning, because the others are.`,
 					return err
 				}
 			} else {
+				var out strings.Builder
 				for _, f := range findings {
-					fmt.Fprintln(os.Stdout, oneLine(f.String()))
+					out.WriteString(oneLine(f.String()) + "\n")
+				}
+				if _, err := os.Stdout.WriteString(out.String()); err != nil {
+					return err
 				}
 			}
 			switch {
@@ -50,13 +55,20 @@ is a warning, because the others are.`,
 				return err
 			}
 			if !asJSON {
-				remark("%d profiles, %d findings, none that stops the start", len(a.catalog.profiles), len(findings))
+				remark("%s in %s; %s, none that stops the start", count(len(a.catalog.profiles), "profile"), strings.Join(a.catalog.files, ", "), count(len(findings), "finding"))
 			}
 			return nil
 		},
 	}
 	jsonFlag(c, &asJSON)
 	return c
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // unservable is the reason as a finding. A reason that begins with a place keeps
@@ -66,7 +78,18 @@ func unservable(profile, origin string, reason error) Finding {
 	if !ok {
 		place, text = origin, reason.Error()
 	}
-	return Finding{File: place, Severity: SeverityWarning, Text: "profile " + profile + " is unservable: " + text}
+	return at(place, "profile "+profile+" is unservable: "+text)
+}
+
+// at is a warning at "FILE:LINE", or at a file as a whole.
+func at(place, text string) Finding {
+	f := Finding{File: place, Severity: SeverityWarning, Text: text}
+	if i := strings.LastIndexByte(place, ':'); i > 0 {
+		if n, err := strconv.Atoi(place[i+1:]); err == nil {
+			f.File, f.Line = place[:i], n
+		}
+	}
+	return f
 }
 
 func printFindings(findings []Finding) error {

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -195,26 +194,15 @@ func loadConfig(file string) (*Config, []Finding) {
 // links are followed (Kubernetes mounts configuration by them), and the folders
 // on both ends of one count.
 func readConfigFile(file string) ([]byte, error) {
-	full, err := filepath.Abs(file)
-	if err != nil {
-		return nil, err
-	}
-	target, err := filepath.EvalSymlinks(full)
-	switch {
+	switch info, err := os.Stat(file); { // before the open: a pipe would wait for its writer
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, errors.New("there is no such file; name another with --config, or leave that away to serve the profiles of the AWS files")
 	case err != nil:
 		return nil, fmt.Errorf("cannot be read: %w", err)
-	}
-	for _, folder := range []string{filepath.Dir(full), filepath.Dir(target)} {
-		if err := securefile.CheckFolders(folder); err != nil {
-			return nil, fmt.Errorf("not trusted: %w", err)
-		}
-	}
-	if info, err := os.Stat(target); err == nil && !info.Mode().IsRegular() { // before the open: a pipe would wait for its writer
+	case !info.Mode().IsRegular():
 		return nil, errors.New("is not a regular file")
 	}
-	f, err := os.Open(target)
+	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("cannot be read: %w", err)
 	}
@@ -223,8 +211,8 @@ func readConfigFile(file string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot be read: %w", err)
 	}
-	if err := judgeConfigFile(info); err != nil {
-		return nil, err
+	if err := securefile.CheckWriters(file, info); err != nil {
+		return nil, fmt.Errorf("not trusted: %w", err)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	switch {

@@ -157,12 +157,12 @@ func (d *demoScreen) Observe(e broker.Event) {
 
 func (d *demoScreen) show(ctx context.Context, a *app, standIn string, once bool) error {
 	s := a.self()
-	at, release, err := s.Child(ctx, "demo")
+	child, err := s.Child(ctx, "demo", "")
 	if err != nil {
 		return err
 	}
-	defer release()
-	vars, err := a.endpointVariables(at)
+	defer child.Release()
+	vars, err := a.endpointVariables(child.Endpoint)
 	if err != nil {
 		return err
 	}

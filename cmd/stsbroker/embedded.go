@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"strings"
+	"fmt"
 
 	"go.uber.org/zap"
 
@@ -14,7 +14,6 @@ import (
 // embedded runs f with a broker of its own, which ends when f does and leaves
 // nothing behind.
 func embedded(ctx context.Context, g *globals, f func(context.Context, control.Service) error) error {
-	harden()
 	p, err := findPlace(g, false)
 	if err != nil {
 		return err
@@ -38,12 +37,22 @@ func embedded(ctx context.Context, g *globals, f func(context.Context, control.S
 	return err
 }
 
-// firstError is the first finding that stops the start, as one line.
+// firstError is the first finding that stops the start, as one line that says how
+// many there are.
 func firstError(findings []Finding) error {
+	var first error
+	more := 0
 	for _, f := range findings {
-		if f.Severity == SeverityError {
-			return errors.New(strings.TrimSpace(f.String()) + "; stsbroker check shows everything")
+		switch {
+		case f.Severity != SeverityError:
+		case first == nil:
+			first = errors.New(f.String())
+		default:
+			more++
 		}
 	}
-	return nil
+	if more > 0 {
+		return fmt.Errorf("%w (and %d more: stsbroker check shows them)", first, more)
+	}
+	return first
 }

@@ -41,9 +41,9 @@ The token in them is good for this profile only, and for 12 hours after it was l
 			print, ok := shells[shell]
 			switch {
 			case !ok:
-				return fmt.Errorf("--shell %s: it is one of sh, fish, powershell, dotenv, json", shell)
+				return usage("--shell %s: it is one of sh, fish, powershell, dotenv, json", shell)
 			case door != "container":
-				return fmt.Errorf("--door %s: this version has only the container door", door)
+				return usage("--door %s: this version has only the container door", door)
 			}
 			s, err := connect(cmd.Context(), g)
 			if err != nil {
@@ -158,6 +158,9 @@ func (p place) isolate(set map[string]string) error {
 // originals undoes isolate: a copy that we wrote is an alias of what it was
 // made from, never a source.
 func originals(f awsconfig.Files) awsconfig.Files {
+	if info, err := os.Stat(f.Config); err != nil || !info.Mode().IsRegular() { // a pipe would wait for its writer
+		return f
+	}
 	file, err := os.Open(f.Config)
 	if err != nil {
 		return f

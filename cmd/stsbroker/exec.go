@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -63,27 +64,58 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile string
 	if _, err := exec.LookPath(argv[0]); err != nil { // before anything is minted for it
 		return cannotRun(argv[0], err)
 	}
-	type child struct {
-		at      control.Endpoint
-		release func()
-	}
-	c, err := patiently(ctx, "STS to give credentials of profile "+profile, func(ctx context.Context) (child, error) {
-		// Ctrl-C ends the wait; once the child runs, it is the child's.
-		at, release, err := s.Child(context.WithoutCancel(ctx), profile)
-		return child{at, release}, err
+	held, release := context.WithCancel(context.WithoutCancel(ctx)) // Ctrl-C ends the wait; once the child runs, it is the child's
+	defer release()
+	stop := context.AfterFunc(ctx, release)
+	c, err := patiently(held, "STS to give credentials of profile "+profile, func(context.Context) (control.Child, error) {
+		return s.Child(held, profile, "")
 	})
+	if !stop() { // before the command was started
+		return exitStatus(128 + int(syscall.SIGINT))
+	}
 	if err != nil {
 		return err
 	}
-	defer c.release()
-	if ctx.Err() != nil {
-		return errors.New("interrupted before the command was started")
-	}
-	vars, err := p.endpointVariables(c.at)
+	vars, err := p.endpointVariables(c.Endpoint)
 	if err != nil {
 		return err
 	}
-	return supervise(argv, vars.environ(os.Environ()))
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		keep(held, g, c, profile)
+	}()
+	err = supervise(argv, vars.environ(os.Environ()))
+	release()
+	<-kept
+	return err
+}
+
+// keep holds on to the child's token until ctx ends: when the broker goes away,
+// the next one that answers is told to go on with it.
+func keep(ctx context.Context, g *globals, c control.Child, profile string) {
+	for {
+		select {
+		case <-ctx.Done():
+			c.Release()
+			return
+		case <-c.Lost:
+		}
+		c.Release()
+		for again := false; !again; {
+			if !pause(ctx, time.Second) {
+				return
+			}
+			s, err := connect(ctx, g)
+			if err != nil {
+				continue
+			}
+			next, err := s.Child(ctx, profile, c.Token)
+			if again = err == nil; again {
+				c = next
+			}
+		}
+	}
 }
 
 // supervise runs the child in our place: its terminal, its signals, its status.

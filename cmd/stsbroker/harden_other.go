@@ -2,5 +2,7 @@
 
 package main
 
-// harden does nothing where there is no PR_SET_DUMPABLE; docs/security.md says so.
-func harden() {}
+// undumpable does nothing where there is no PR_SET_DUMPABLE; the README says so.
+func undumpable() {}
+
+func noCore() {}

@@ -9,6 +9,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -25,9 +26,11 @@ func main() { os.Exit(run()) }
 // run is main, with the exit status: 0 done, 1 failed, 2 wrong usage, or that of
 // exec's child.
 func run() int {
+	undumpable()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	running := false // whether a command began: what fails before is wrong usage
+	context.AfterFunc(ctx, stop) // the second Ctrl-C ends us, whatever we are stuck in
+	running := false             // whether a command began: what fails before is wrong usage
 	err := rootCommand(&running).ExecuteContext(ctx)
 	var status exitStatus
 	switch {
@@ -35,13 +38,18 @@ func run() int {
 		return 0
 	case errors.As(err, &status):
 		return int(status)
-	case !running:
+	case !running || errors.As(err, new(usageError)):
 		complain(err.Error() + "; see stsbroker help")
 		return 2
 	}
 	complain(err.Error())
 	return 1
 }
+
+// usageError is wrong usage that only a command can tell.
+type usageError struct{ error }
+
+func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // exitStatus ends the program with that status and no further word.
 type exitStatus int

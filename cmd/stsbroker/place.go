@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 
+	"github.com/stsbroker/stsbroker/broker/access"
 	"github.com/stsbroker/stsbroker/broker/process"
 	"github.com/stsbroker/stsbroker/internal/securefile"
 )
@@ -39,7 +41,7 @@ func (p place) changed() []string {
 
 // findPlace knows the folders of the user's or the system's service.
 func findPlace(g *globals, system bool) (place, error) {
-	p := place{system: system, getenv: os.Getenv}
+	p := place{system: system, getenv: ownEnvironment(os.Getenv)}
 	if process.Nested(os.Environ()) {
 		return p, fmt.Errorf("refused: %s is set, so this runs inside a command that a broker runs for credentials, and would ask for ever", process.DepthVariable)
 	}
@@ -80,6 +82,21 @@ func findPlace(g *globals, system bool) (place, error) {
 		}
 	}
 	return p, nil
+}
+
+// ownEnvironment hides what env and exec set: in a shell that has it, the broker is
+// to be as it would be without.
+func ownEnvironment(getenv func(string) string) func(string) string {
+	ours := access.IsToken(getenv(varToken)) || strings.Contains(getenv(varTokenFile), "/stsbroker/tokens/")
+	return func(name string) string {
+		switch name {
+		case "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED", "AWS_CONTAINER_CREDENTIALS_FULL_URI", varToken, varTokenFile:
+			if ours {
+				return ""
+			}
+		}
+		return getenv(name)
+	}
 }
 
 // environ is what commands that the broker runs may be given; see
@@ -133,5 +150,11 @@ func (p place) makeRuntime() error {
 	if len(p.control) > most {
 		return fmt.Errorf("the control socket's path is longer than %d bytes: %s; name a shorter one with --socket", most, p.control)
 	}
-	return securefile.MakeFolder(filepath.Dir(p.control))
+	if err := securefile.MakeFolder(filepath.Dir(p.control)); err != nil {
+		if dir := p.getenv("XDG_RUNTIME_DIR"); dir != "" {
+			return fmt.Errorf("%w; XDG_RUNTIME_DIR is %s here: is it this user's?", err, dir)
+		}
+		return err
+	}
+	return nil
 }

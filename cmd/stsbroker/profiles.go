@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -26,6 +27,7 @@ type catalog struct {
 	profiles []broker.Profile
 	keys     custody.Set
 	findings []Finding        // of both, in words for check and serve
+	files    []string         // that were looked for
 	settings map[string]error // AWS profiles that only hold settings: what to tell who asks for one
 }
 
@@ -52,6 +54,14 @@ func (c *cataloguer) build() catalog {
 			}
 		default:
 			c.out.keys[k.Name] = custody.File(c.files.Credentials, k.Name)
+		}
+		if _, err := c.out.keys.Key(context.Background(), k.Name); err != nil {
+			c.note(k.Line, SeverityWarning, "key %s cannot be had now: %v", k.Name, err)
+		}
+	}
+	for _, f := range []string{c.cfg.File, c.files.Config, c.files.Credentials} {
+		if f != "" {
+			c.out.files = append(c.out.files, f)
 		}
 	}
 	mine := map[string]bool{}
@@ -186,7 +196,7 @@ func (c *cataloguer) awsSource(s awsconfig.Source) broker.Ref {
 		return c.signer(broker.Ref{Profile: s.Profile})
 	case s.Ambient == awsconfig.AmbientEnvironment:
 		name := custody.ProfileKey("(environment)")
-		c.out.keys[name] = custody.Env(c.getenv)
+		c.out.keys[name] = custody.EnvSession(c.getenv)
 		return broker.Ref{Key: name}
 	}
 	name := "(" + s.Ambient + ")" // parentheses: no AWS profile has them in front
@@ -222,6 +232,10 @@ func (c *cataloguer) role(out *broker.Profile, m awssts.Role, source broker.Ref)
 		return
 	}
 	m.Region = c.regionFor(out, m.ARN)
+	if err := c.roleARN(m.ARN, m.Region); err != nil {
+		out.Unservable = fmt.Errorf("%s: profile %s: %w", out.Origin, out.Name, err)
+		return
+	}
 	out.Action, out.Minter, out.Parent = "AssumeRole", c.sts.Role(m), source
 	c.shortNote(out, m.Duration)
 }
@@ -234,8 +248,21 @@ func (c *cataloguer) webIdentity(out *broker.Profile, m awssts.WebIdentity) {
 	}
 	m.TokenFile = c.expand(m.TokenFile)
 	m.Region = c.regionFor(out, m.ARN)
+	if err := c.roleARN(m.ARN, m.Region); err != nil {
+		out.Unservable = fmt.Errorf("%s: profile %s: %w", out.Origin, out.Name, err)
+		return
+	}
 	out.Action, out.Minter = "AssumeRoleWithWebIdentity", c.sts.WebIdentity(m)
 	c.shortNote(out, m.Duration)
+}
+
+// roleARN refuses what AWS could not know for a role. Stores that speak STS have
+// ARNs of their own making; whose answers AWS_ENDPOINT_URL_STS leads to is not known.
+func (c *cataloguer) roleARN(arn, region string) error {
+	if c.cfg.STS.Endpoints[region].Compatible || c.getenv("AWS_ENDPOINT_URL_STS") != "" || awsRoleARN.MatchString(arn) {
+		return nil
+	}
+	return fmt.Errorf("role_arn %s is not the ARN of a role: it looks like arn:aws:iam::123456789012:role/NAME", oneLine(arn))
 }
 
 // regionFor is the region whose STS mints, and the budget that it counts under.
@@ -273,10 +300,7 @@ func trusted(files ...string) error {
 		if err != nil {
 			continue // nothing was read from it
 		}
-		if err := judgeConfigFile(info); err != nil {
-			return fmt.Errorf("%s %w", file, err)
-		}
-		if err := securefile.CheckFolders(filepath.Dir(file)); err != nil {
+		if err := securefile.CheckWriters(file, info); err != nil {
 			return err
 		}
 	}

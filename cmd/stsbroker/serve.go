@@ -37,11 +37,11 @@ Nothing is minted before somebody asks, except profiles marked prefetch.`,
 }
 
 func serve(ctx context.Context, g *globals, system bool, level string) error {
-	harden()
+	noCore()
 	ownerOnly()
 	lvl, err := zapcore.ParseLevel(level)
 	if err != nil {
-		return fmt.Errorf("--log-level %s: it is debug, info, warn or error", level)
+		return usage("--log-level %s: it is debug, info, warn or error", level)
 	}
 	log := observe.NewLogger(os.Stderr, isTerminal(os.Stderr), lvl)
 	p, err := findPlace(g, system)
@@ -50,9 +50,6 @@ func serve(ctx context.Context, g *globals, system bool, level string) error {
 	}
 	a, findings, err := newApp(settings{place: p, log: log})
 	if err != nil {
-		for _, f := range findings {
-			fmt.Fprintln(os.Stderr, oneLine(f.String()))
-		}
 		return cmp.Or(firstError(findings), err)
 	}
 	return a.daemon(ctx, findings)

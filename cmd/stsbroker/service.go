@@ -48,7 +48,7 @@ func (a *app) caller(r *http.Request) (control.Service, error) {
 	}
 	who := broker.Caller{Door: broker.DoorControl, Peer: p}
 	if err := a.tokens.Authorize(r.Context(), who, ""); err != nil {
-		return nil, err
+		return nil, refused(err)
 	}
 	return local{a, who}, nil
 }
@@ -77,18 +77,33 @@ func (l local) ask(profile string) (broker.Ask, error) {
 		return a, &control.Error{Kind: "config", Profile: profile, Message: reason.Error()}
 	}
 	if !slices.ContainsFunc(l.catalog.profiles, func(p broker.Profile) bool { return p.Name == profile }) {
-		return a, &control.Error{Kind: "forbidden", Profile: profile, Message: "there is no profile " + profile + "; stsbroker status lists them all"}
+		return a, &control.Error{Kind: "forbidden", Profile: profile, Message: "there is no profile " + profile + didYouMean(profile, l.names()) + "; stsbroker status lists them all"}
 	}
 	return a, nil
 }
 
-// get is broker.Get for the command line.
+func (l local) names() (names []string) {
+	for _, p := range l.catalog.profiles {
+		if !p.Hidden {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// get is broker.Get for the command line, which has time: what passes is waited
+// for, as long as there is patience.
 func (l local) get(ctx context.Context, profile string) (*broker.Set, error) {
 	a, err := l.ask(profile)
 	if err != nil {
 		return nil, err
 	}
-	return l.broker.Get(ctx, a)
+	for until := time.Now().Add(a.Patience); ; a.Patience = time.Until(until) {
+		set, err := l.broker.Get(ctx, a)
+		if err == nil || !broker.AsError(err).Kind.Passes() || ctx.Err() != nil || time.Until(until) <= 0 {
+			return set, err
+		}
+	}
 }
 
 // Status implements control.Service.
@@ -204,19 +219,21 @@ func (l local) servable(profile string) error {
 }
 
 // Child implements control.Service.
-func (l local) Child(ctx context.Context, profile string) (control.Endpoint, func(), error) {
+func (l local) Child(ctx context.Context, profile, resume string) (control.Child, error) {
 	if err := l.servable(profile); err != nil {
-		return control.Endpoint{}, nil, err
+		return control.Child{}, err
 	}
-	if _, err := l.get(ctx, profile); err != nil {
-		return control.Endpoint{}, nil, explain(err)
+	if resume == "" {
+		if _, err := l.get(ctx, profile); err != nil {
+			return control.Child{}, explain(err)
+		}
 	}
 	uid, _ := l.who.Peer.UID()
-	issued, revoke, err := l.tokens.ForChild(uid, l.bind, profile)
+	issued, revoke, err := l.tokens.ForChild(uid, l.bind, profile, resume)
 	if err != nil {
-		return control.Endpoint{}, nil, err
+		return control.Child{}, err
 	}
-	return l.endpoint(profile, issued.Token.Reveal()), revoke, nil
+	return control.Child{Endpoint: l.endpoint(profile, issued.Token.Reveal()), Release: revoke}, nil
 }
 
 // CreateToken implements control.Service.

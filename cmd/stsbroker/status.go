@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/internal/control"
@@ -33,18 +35,12 @@ func statusCommand(g *globals) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				var out strings.Builder
-				if watch && isTerminal(os.Stdout) {
-					if first {
-						out.WriteString("\x1b[2J")
-					}
-					out.WriteString("\x1b[H\x1b[J")
-				}
 				if asJSON {
 					err = printJSON(st)
 				} else {
-					showStatus(&out, painter(os.Stdout), st, profile != "")
-					_, err = io.WriteString(os.Stdout, out.String())
+					var out strings.Builder
+					showStatus(&out, painter(os.Stdout), st, profile != "", terminalWidth())
+					_, err = io.WriteString(os.Stdout, screen(out.String(), watch, first))
 				}
 				if err != nil || !watch {
 					return err
@@ -60,6 +56,32 @@ func statusCommand(g *globals) *cobra.Command {
 	return c
 }
 
+// terminalWidth is that of stdout, 0 where that is no terminal.
+func terminalWidth() int {
+	w, _, err := term.GetSize(int(os.Stdout.Fd()))
+	if err != nil {
+		return 0
+	}
+	return w
+}
+
+// screen is text over what was there before, cut to the terminal's height.
+func screen(text string, watch, first bool) string {
+	_, height, err := term.GetSize(int(os.Stdout.Fd()))
+	if !watch || err != nil {
+		return text
+	}
+	lines := strings.SplitAfter(text, "\n")
+	if len(lines) > height {
+		lines = append(lines[:height-2], fmt.Sprintf("… and %d more lines; stsbroker status shows them", len(lines)-height+1))
+	}
+	clear := "\x1b[H\x1b[J"
+	if first {
+		clear = "\x1b[2J" + clear
+	}
+	return clear + strings.Join(lines, "")
+}
+
 // pause waits, and reports whether ctx let it.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
@@ -72,7 +94,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func showStatus(w io.Writer, c paint, st control.Status, one bool) {
+func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 	if one {
 		showProfile(w, c, st.Profiles[0])
 		return
@@ -81,9 +103,23 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool) {
 	if len(st.Changed) > 0 {
 		fmt.Fprintf(w, "as the environment says: %s\n", strings.Join(st.Changed, ", "))
 	}
+	// What is served first: those that cannot be are the same every time one looks.
+	slices.SortStableFunc(st.Profiles, func(a, b control.Profile) int {
+		switch {
+		case a.Reason == "" && b.Reason != "":
+			return -1
+		case a.Reason != "" && b.Reason == "":
+			return 1
+		}
+		return 0
+	})
 	rows := [][]string{{"PROFILE", "STATE", "KEY ID", "LEFT", "RENEWAL", "REGION", "LAST ERROR"}}
 	for _, p := range st.Profiles {
-		row := []string{oneLine(p.Name), p.State, p.KeyID, "", "", p.Region, oneLine(p.LastError + p.Reason)}
+		reason := p.Reason
+		if place, text, ok := strings.Cut(reason, ": profile "+p.Name+": "); ok {
+			reason = text + " (" + place + ")"
+		}
+		row := []string{oneLine(p.Name), p.State, p.KeyID, "", "", p.Region, oneLine(p.LastError + reason)}
 		if p.Left > 0 {
 			row[3] = span(seconds(p.Left))
 		}
@@ -95,6 +131,11 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool) {
 	var out strings.Builder
 	table(&out, rows)
 	lines := strings.SplitAfter(out.String(), "\n")
+	for i, line := range lines {
+		if r := []rune(line); width > 0 && len(r) > width {
+			lines[i] = string(r[:width-1]) + "…\n"
+		}
+	}
 	fmt.Fprint(w, c.dim(strings.TrimSuffix(lines[0], "\n")), "\n")
 	for i, p := range st.Profiles {
 		line := lines[i+1]

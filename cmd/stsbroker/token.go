@@ -49,13 +49,16 @@ AWS_CONTAINER_AUTHORIZATION_TOKEN, or AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE.`,
 			if uid != "" {
 				n, err := strconv.ParseUint(uid, 10, 32)
 				if err != nil {
-					return fmt.Errorf("--uid %s: it is a number; id -u USER prints it", uid)
+					return usage("--uid %s: it is a number; id -u USER prints it", uid)
 				}
 				t.UID = new(uint32(n))
 			}
 			if file != "" { // before the token exists: a token nobody holds helps nobody
 				if err := securefile.CheckFolders(filepath.Dir(absolute(file))); err != nil {
 					return fmt.Errorf("--file: %w", err)
+				}
+				if _, err := os.Lstat(file); err == nil {
+					return fmt.Errorf("--file: %s exists, and another service may read its token there; remove it first, or name another", file)
 				}
 			}
 			s, err := connect(cmd.Context(), g)

@@ -70,12 +70,12 @@ func newApp(s settings) (*app, []Finding, error) {
 		cfg.Listen.Container = s.container
 	}
 	if s.embedded {
-		cfg.Listen.Container = []string{"127.0.0.1:0"}
+		cfg.Listen.Container, cfg.Listen.Metrics = []string{"127.0.0.1:0"}, ""
 	}
 	if cfg.Listen.Control != "" && s.control == filepath.Join(s.runtime, "control.sock") {
 		s.control = cfg.Listen.Control
 	}
-	if s.system && !cfg.Listen.MetricsGiven {
+	if s.system && !cfg.Listen.MetricsGiven && !s.embedded {
 		cfg.Listen.Metrics = "127.0.0.1:9171"
 	}
 	a := &app{place: s.place, cfg: cfg, log: s.log, started: time.Now(), minted: &quiet{}}
@@ -156,14 +156,26 @@ func (a *app) listen(ctx context.Context) error {
 		return err
 	}
 	if a.cfg.Listen.Metrics != "" {
-		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", a.observer.Handler())
-		if err := a.door(ctx, metadata.Guard("metrics", mux, a.observer, a.observer), []string{a.cfg.Listen.Metrics}, nil); err != nil {
+		if err := a.door(ctx, metadata.Guard("metrics", onlyMetrics(a.observer), a.observer, a.observer), []string{a.cfg.Listen.Metrics}, nil); err != nil {
 			return err
 		}
 	}
 	a.broker.Reload(a.catalog.profiles)
 	return nil
+}
+
+// onlyMetrics serves /metrics and nothing else. No ServeMux: that one redirects.
+func onlyMetrics(o *observe.Observer) http.Handler {
+	metrics := o.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/metrics" {
+			o.Request("metrics", http.StatusNotFound)
+			http.Error(w, "metrics are at /metrics", http.StatusNotFound)
+			return
+		}
+		o.Request("metrics", http.StatusOK)
+		metrics.ServeHTTP(w, r)
+	})
 }
 
 func (a *app) door(ctx context.Context, h http.Handler, addresses []string, urls *[]string) error {
@@ -299,8 +311,8 @@ func (o all) Observe(e broker.Event) {
 	}
 }
 
-// quiet gives memory and connections back to the system some time after the
-// last mint: a laptop's broker does nothing nearly all day.
+// quiet gives memory and connections back to the system when nothing has happened
+// for a while, mint or request: a laptop's broker does nothing nearly all day.
 type quiet struct{ mints atomic.Int64 }
 
 // Observe implements broker.Observer.
@@ -310,10 +322,17 @@ func (q *quiet) Observe(e broker.Event) {
 	}
 }
 
+// collections counts the collector's rounds: a busy door has them.
+func collections(s *debug.GCStats) int64 {
+	debug.ReadGCStats(s)
+	return s.NumGC
+}
+
 func (q *quiet) run(closeIdle func()) func(context.Context) error {
 	return func(ctx context.Context) error {
 		ticker := time.NewTicker(20 * time.Second)
 		defer ticker.Stop()
+		var stats debug.GCStats
 		var seen, freed int64 = 0, -1
 		for {
 			select {
@@ -321,10 +340,11 @@ func (q *quiet) run(closeIdle func()) func(context.Context) error {
 				return nil
 			case <-ticker.C:
 			}
-			now := q.mints.Load()
+			now := collections(&stats) + q.mints.Load()
 			if now == seen && now != freed {
 				closeIdle()
 				debug.FreeOSMemory()
+				now = collections(&stats) + q.mints.Load()
 				freed = now
 			}
 			seen = now

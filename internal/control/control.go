@@ -29,9 +29,10 @@ type Service interface {
 	// Env returns where a shell's programs find the profile. With file, the token
 	// is in a file that vanishes when the broker stops.
 	Env(ctx context.Context, profile string, file bool) (Endpoint, error)
-	// Child mints, and returns where one child process finds the profile. Its
-	// token dies with release, or with the connection.
-	Child(ctx context.Context, profile string) (e Endpoint, release func(), err error)
+	// Child mints, and returns where one child process finds the profile. With
+	// resume, the token that the child has from a broker which has ended since,
+	// it mints nothing and makes that token good again.
+	Child(ctx context.Context, profile, resume string) (Child, error)
 
 	CreateToken(ctx context.Context, t NewToken) (Token, error)
 	Tokens(ctx context.Context) ([]Token, error)
@@ -92,6 +93,14 @@ type Endpoint struct {
 	Token     string `json:"token"`
 	TokenFile string `json:"token_file,omitempty"`
 	Region    string `json:"region,omitempty"`
+}
+
+// Child is an endpoint for one process. Its token dies with Release, or with the
+// connection.
+type Child struct {
+	Endpoint
+	Release func()
+	Lost    <-chan struct{} // closed when the broker has gone; nil when it cannot go
 }
 
 // NewToken describes a token to make.

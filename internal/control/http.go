@@ -19,6 +19,7 @@ const maxBody = 1 << 20
 type request struct {
 	Profile string    `json:"profile,omitempty"`
 	File    bool      `json:"file,omitempty"`
+	Resume  string    `json:"resume,omitempty"`
 	Name    string    `json:"name,omitempty"`
 	Token   *NewToken `json:"token,omitempty"`
 }
@@ -56,8 +57,8 @@ func Handler(as func(r *http.Request) (Service, error), explain func(error) *Err
 		return s.Env(r.Context(), in.Profile, in.File)
 	})
 	call("child", func(s Service, r *http.Request, in request) (any, error) {
-		e, release, err := s.Child(r.Context(), in.Profile)
-		return held{e, release, r.Context()}, err
+		c, err := s.Child(r.Context(), in.Profile, in.Resume)
+		return held{c.Endpoint, c.Release, r.Context()}, err
 	})
 	call("token/create", func(s Service, r *http.Request, in request) (any, error) {
 		if in.Token == nil {
@@ -194,22 +195,27 @@ func (c *Client) Env(ctx context.Context, profile string, file bool) (Endpoint, 
 
 // Child implements [Service]. The kernel closes the connection when this process
 // dies, however it dies, and the token with it.
-func (c *Client) Child(ctx context.Context, profile string) (Endpoint, func(), error) {
+func (c *Client) Child(ctx context.Context, profile, resume string) (Child, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	resp, err := c.open(ctx, "child", request{Profile: profile})
+	resp, err := c.open(ctx, "child", request{Profile: profile, Resume: resume})
 	if err != nil {
 		cancel()
-		return Endpoint{}, nil, err
+		return Child{}, err
 	}
-	var e Endpoint
-	if err := json.NewDecoder(resp.Body).Decode(&e); err != nil {
-		cancel()
-		return e, nil, errors.Join(err, resp.Body.Close())
-	}
-	return e, sync.OnceFunc(func() {
+	lost := make(chan struct{})
+	out := Child{Lost: lost, Release: sync.OnceFunc(func() {
 		cancel()
 		_ = resp.Body.Close()
-	}), nil
+	})}
+	if err := json.NewDecoder(resp.Body).Decode(&out.Endpoint); err != nil {
+		out.Release()
+		return Child{}, err
+	}
+	go func() {
+		_, _ = io.Copy(io.Discard, resp.Body) // nothing more comes: it ends when the broker does
+		close(lost)
+	}()
+	return out, nil
 }
 
 // CreateToken implements [Service].

@@ -56,6 +56,24 @@ func judgePrivate(path, chmod string, f facts, me user) error {
 	return nil
 }
 
+// judgeWriters is the rule for files that others may read and not change: keys in
+// the AWS files, configuration, commands to run. A group that has this user as
+// its only member is nobody else.
+func judgeWriters(path string, f facts, me user) error {
+	perm := f.mode.Perm()
+	switch {
+	case !f.owned:
+		return nil
+	case !f.of(me):
+		return wrongOwner(path, f, me)
+	case perm&0o002 != 0:
+		return fmt.Errorf("%s has mode %#o: everybody may change it; run: chmod go-w %s", path, perm, shellWord(path))
+	case perm&0o020 != 0 && !me.onlyMember(f.gid):
+		return fmt.Errorf("%s has mode %#o: its group %d may change it; run: chmod g-w %s", path, perm, f.gid, shellWord(path))
+	}
+	return nil
+}
+
 // judgeFolder is the rule for folders on the way to a private file, and for the
 // links among them: OpenSSH's for authorized_keys, as Debian has it.
 func judgeFolder(path string, f facts, me user) error {
