@@ -71,12 +71,30 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
+// takeApart splits a reason that begins with its place and the profile.
+func takeApart(profile, reason string) (place, text string) {
+	place, text, ok := strings.Cut(reason, ": profile "+profile+": ")
+	if !ok {
+		return "", reason
+	}
+	return place, text
+}
+
+// shortReason is a reason for a line that names the profile already.
+func shortReason(profile, reason string) string {
+	place, text := takeApart(profile, reason)
+	if place == "" {
+		return oneLine(text)
+	}
+	return oneLine(text + " (" + place + ")")
+}
+
 // unservable is the reason as a finding. A reason that begins with a place keeps
 // that place, which is nearer to the fault than the profile's header.
 func unservable(profile, origin string, reason error) Finding {
-	place, text, ok := strings.Cut(reason.Error(), ": profile "+profile+": ")
-	if !ok {
-		place, text = origin, reason.Error()
+	place, text := takeApart(profile, reason.Error())
+	if place == "" {
+		place = origin
 	}
 	return at(place, "profile "+profile+" is unservable: "+text)
 }

@@ -50,6 +50,11 @@ func findPlace(g *globals, system bool) (place, error) {
 			return p, errors.New("--system is for Linux; run stsbroker serve as the user it serves")
 		}
 		p.getenv = func(string) string { return "" }
+		for _, v := range []string{"SSL_CERT_FILE", "SSL_CERT_DIR"} { // crypto/x509 reads them behind our back
+			if err := os.Unsetenv(v); err != nil {
+				return p, err
+			}
+		}
 		p.home = "/nonexistent"
 		p.state, p.runtime = "/var/lib/stsbroker", "/run/stsbroker"
 		p.config = "/etc/stsbroker/stsbroker.yaml"

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -38,7 +39,7 @@ func TestMain(m *testing.M) {
 // TestScripts is the specification of the command line: testdata/script/*.txt.
 //
 // Each script has a home of its own and an STS stand-in at $STS that knows the
-// user of the key AKIASCRIPTSCRIPTSCRI. Beside testscript's own commands:
+// user of the key AKIASCRIPTSCRIPTSCRI; $METRICS is a free address on loopback. Beside testscript's own commands:
 //
 //	status N CMD…     runs CMD and wants that exit status; stdout and stderr are for the matchers
 //	serve [ARGS]      starts the daemon and waits until its control socket answers
@@ -73,7 +74,15 @@ func TestScripts(t *testing.T) {
 				"HOME=" + home, "PATH=" + os.Getenv("PATH"), "WORK=" + e.WorkDir, "XDG_RUNTIME_DIR=" + filepath.Join(e.WorkDir, "run"),
 				"STS=" + run.URL, "AWS_ENDPOINT_URL_STS=" + run.URL, "TMPDIR=" + e.WorkDir, "$=$",
 			}
+			free, err := net.Listen("tcp", "127.0.0.1:0") // for a script that needs a port by number
+			if err != nil {
+				return err
+			}
+			e.Setenv("METRICS", free.Addr().String())
 			e.Values[worldKey{}] = w
+			if err := free.Close(); err != nil {
+				return err
+			}
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){

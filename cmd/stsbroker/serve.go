@@ -99,7 +99,7 @@ func (a *app) greet(findings []Finding) {
 	paste := ""
 	for _, s := range a.broker.Status() {
 		if s.State == broker.StateUnservable {
-			not = append(not, []string{"  " + c.red(oneLine(s.Profile)), oneLine(s.Reason)})
+			not = append(not, []string{"  " + c.red(oneLine(s.Profile)), shortReason(s.Profile, s.Reason)})
 			continue
 		}
 		if paste == "" || s.Profile == "default" {

@@ -115,11 +115,7 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 	})
 	rows := [][]string{{"PROFILE", "STATE", "KEY ID", "LEFT", "RENEWAL", "REGION", "LAST ERROR"}}
 	for _, p := range st.Profiles {
-		reason := p.Reason
-		if place, text, ok := strings.Cut(reason, ": profile "+p.Name+": "); ok {
-			reason = text + " (" + place + ")"
-		}
-		row := []string{oneLine(p.Name), p.State, p.KeyID, "", "", p.Region, oneLine(p.LastError + reason)}
+		row := []string{oneLine(p.Name), p.State, p.KeyID, "", "", p.Region, oneLine(p.LastError) + shortReason(p.Name, p.Reason)}
 		if p.Left > 0 {
 			row[3] = span(seconds(p.Left))
 		}
