@@ -176,7 +176,7 @@ func profile(i *issuer) Profile {
 	return Profile{Name: i.name, Minter: i, Origin: "test:1", Action: "AssumeRole", Region: "eu-central-1", Bucket: "123456789012/eu-central-1"}
 }
 
-const patience = 800 * time.Millisecond // the container door's
+const patience = 800 * time.Millisecond
 
 func (r running) ask(name string) (*Set, error) {
 	return r.Get(context.Background(), Ask{Profile: name, Patience: patience})

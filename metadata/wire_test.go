@@ -281,7 +281,7 @@ func TestWire17_Patience(t *testing.T) {
 			}
 			wg.Wait()
 		}
-		round(http.StatusServiceUnavailable, 800*time.Millisecond)
+		round(http.StatusServiceUnavailable, ContainerPatience)
 		time.Sleep(1700 * time.Millisecond)
 		round(http.StatusOK, 0)
 	})

@@ -215,6 +215,26 @@ type asker struct {
 	first           string // the whole first answer
 }
 
+func (t *target) request() []byte {
+	return fmt.Appendf(nil,
+		"GET /credentials/p0 HTTP/1.1\r\nHost: %s\r\nUser-Agent: aws-sdk-go-v2/1.41.0\r\nAccept: application/json\r\nAuthorization: %s\r\nAccept-Encoding: gzip\r\n\r\n",
+		t.addr, t.token)
+}
+
+// status asks once on a connection and returns the answer's status.
+func (t *target) status(c net.Conn) (int, error) {
+	if _, err := c.Write(t.request()); err != nil {
+		return 0, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode, err
+}
+
 func (t *target) dial(b *testing.B) *asker {
 	b.Helper()
 	c, err := net.Dial("tcp", t.addr)
@@ -222,9 +242,7 @@ func (t *target) dial(b *testing.B) *asker {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = c.Close() })
-	a := &asker{Conn: c, request: fmt.Appendf(nil,
-		"GET /credentials/p0 HTTP/1.1\r\nHost: %s\r\nUser-Agent: aws-sdk-go-v2/1.41.0\r\nAccept: application/json\r\nAuthorization: %s\r\nAccept-Encoding: gzip\r\n\r\n",
-		t.addr, t.token)}
+	a := &asker{Conn: c, request: t.request()}
 	if _, err := c.Write(a.request); err != nil {
 		b.Fatal(err)
 	}
