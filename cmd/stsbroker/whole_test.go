@@ -294,7 +294,7 @@ func TestNoFaultIsServed(t *testing.T) {
 	}
 }
 
-// The figures over HTTP: a thousand cold callers, STS in 2 s.
+// A thousand cold callers over HTTP, STS in 2 s.
 func TestThousandColdCallersOverHTTP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWhole(t, zap.NewNop(), 0)
