@@ -100,7 +100,7 @@ func (l local) get(ctx context.Context, profile string) (*broker.Set, error) {
 	}
 	for until := time.Now().Add(a.Patience); ; a.Patience = time.Until(until) {
 		set, err := l.broker.Get(ctx, a)
-		if err == nil || !broker.AsError(err).Kind.Passes() || ctx.Err() != nil || time.Until(until) <= 0 {
+		if err == nil || !broker.AsError(err).Kind.Passes() || time.Until(until) <= 0 || !pause(ctx, 100*time.Millisecond) {
 			return set, err
 		}
 	}
