@@ -57,10 +57,16 @@ test-clock: ## move the wall clock of the whole program, as a suspend does (rebu
 conformance: ## install and run real STS servers and real AWS clients on loopback (Debian, root, some minutes)
 	go test -tags conformance -count=1 -v -timeout 20m ./internal/conformance
 
+# FUZZSKIP leaves targets out. CI leaves out the search for differences from the
+# SDK: what that finds in five seconds is chance, and make test deals it 1,500
+# pairs of files from a fixed seed.
+FUZZSKIP  ?= none
+
 .PHONY: fuzz
 fuzz: ## run each fuzz test for FUZZTIME (10s)
 	@grep -rl --include='*_test.go' --exclude-dir='.?*' '^func Fuzz' . | while read -r file; do \
 		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+			[ "$$name" != '$(FUZZSKIP)' ] || continue; \
 			echo "$${file%/*} $$name"; \
 			go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "$${file%/*}" </dev/null || exit 1; \
 		done || exit 1; \

@@ -132,9 +132,10 @@ func (b *Broker) Refresh(ctx context.Context, a Ask) (*Set, error) {
 	l := b.lease(e)
 	l.touch(time.Now())
 	joined := l.minting.Load() // a call that began earlier may fail of what is mended now
+	until := time.Now().Add(a.Patience)
 	set, err := l.await(ctx, a.Patience, true)
-	if err != nil && joined && ctx.Err() == nil {
-		set, err = l.await(ctx, a.Patience, true)
+	if left := time.Until(until); err != nil && joined && left > 0 && ctx.Err() == nil {
+		set, err = l.await(ctx, left, true)
 	}
 	if err != nil {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))

@@ -169,8 +169,8 @@ func decode(secret broker.Secret, raw []byte) (map[string]*token, error) {
 		k := &token{
 			kind: e.Kind, uid: e.UID, created: e.Created,
 			grant: broker.Grant{ID: e.ID, Name: e.Name, Profiles: e.Profiles, BoundUID: e.Bound},
-			hash:  sha256.Sum256([]byte(derive(secret, e.ID))),
 		}
+		k.hash = sha256.Sum256([]byte(derive(secret, k)))
 		if e.Bound {
 			k.grant.UID = e.UID
 		}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"time"
 
 	"github.com/stsbroker/stsbroker/broker"
@@ -52,12 +53,19 @@ type Info struct {
 // Issued is a token at the moment it is handed out.
 type Issued struct {
 	Info
-	Token broker.Secret
+	Token   broker.Secret
+	Revoked <-chan struct{} // of exec's tokens: closed when it is revoked
 }
 
-// derive returns the value of the token with the id.
-func derive(secret broker.Secret, id string) string {
-	return tokenPrefix + id + "_" + base64.RawURLEncoding.EncodeToString(mac(secret, tokenLabel, id))
+// derive returns the value of a token. What exec's are good for goes into theirs:
+// one that is shown to go on with can only be for the same user and profile, and
+// no other kind of token can be taken for one.
+func derive(secret broker.Secret, k *token) string {
+	message := k.grant.ID
+	if k.kind == KindExec {
+		message = fmt.Sprintf("%s %d %v %s %s", KindExec, k.uid, k.grant.BoundUID, k.grant.ID, k.grant.Profiles[0])
+	}
+	return tokenPrefix + k.grant.ID + "_" + base64.RawURLEncoding.EncodeToString(mac(secret, tokenLabel, message))
 }
 
 // mac is HMAC-SHA256 over a label, which keeps different uses of the secret

@@ -51,7 +51,8 @@ type token struct {
 	uid      uint32
 	created  time.Time
 	hash     [sha256.Size]byte
-	lastUsed atomic.Int64 // Unix seconds on the wall clock; 0 for never
+	ended    chan struct{} // of exec's: closed when it is revoked
+	lastUsed atomic.Int64  // Unix seconds on the wall clock; 0 for never
 }
 
 // Memory returns a set of tokens that leaves no trace: its secret dies with it.
@@ -125,15 +126,17 @@ func (t *Tokens) ForChild(uid uint32, bind bool, profile, resume string) (i Issu
 	k := newToken(KindExec, uid, bind, profile)
 	if resume != "" {
 		id, ok := idOf(resume)
-		if !ok || subtle.ConstantTimeCompare([]byte(derive(t.secret, id)), []byte(resume)) != 1 || (*t.live.Load())[id] != nil {
-			return Issued{}, nil, refuse("the token to go on with is not one of this broker's, or in use")
-		}
 		k.grant.ID = id
+		if !ok || subtle.ConstantTimeCompare([]byte(derive(t.secret, k)), []byte(resume)) != 1 || (*t.live.Load())[id] != nil {
+			return Issued{}, nil, refuse("the token to go on with is not one of this broker's for that profile, or it is in use")
+		}
 	}
+	k.ended = make(chan struct{})
 	i, err = t.add(k)
 	if err != nil {
 		return Issued{}, nil, err
 	}
+	i.Revoked = k.ended
 	return i, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -176,7 +179,7 @@ func (t *Tokens) add(k *token) (Issued, error) {
 		k.grant.ID = newID()
 	}
 	k.created = now.UTC().Truncate(time.Second)
-	k.hash = sha256.Sum256([]byte(derive(t.secret, k.grant.ID)))
+	k.hash = sha256.Sum256([]byte(derive(t.secret, k)))
 	m[k.grant.ID] = k
 	if k.kind != KindExec {
 		if err := t.save(m); err != nil {
@@ -188,7 +191,7 @@ func (t *Tokens) add(k *token) (Issued, error) {
 }
 
 func (t *Tokens) issued(k *token) Issued {
-	return Issued{Info: k.info(), Token: broker.NewSecret(derive(t.secret, k.grant.ID))}
+	return Issued{Info: k.info(), Token: broker.NewSecret(derive(t.secret, k))}
 }
 
 // Revoke ends the token with the name or id, from the next request on. An
@@ -205,6 +208,7 @@ func (t *Tokens) Revoke(nameOrID string) error {
 	delete(m, k.grant.ID)
 	t.publish(m)
 	if k.kind == KindExec {
+		close(k.ended)
 		return nil
 	}
 	if err := t.save(m); err != nil {

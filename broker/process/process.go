@@ -19,7 +19,6 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -82,7 +81,7 @@ func New(o Options) (*Minter, error) {
 
 // check is repeated at each run, because PATH may lead elsewhere by then.
 func (m *Minter) check() error {
-	if m.line != "" && IsSelf(m.line, m.self) || m.line == "" && slices.ContainsFunc(m.argv, func(a string) bool { return isProgram(a, m.self) || IsSelf(a, m.self) }) {
+	if m.line != "" && IsSelf(m.line, m.self) || m.line == "" && argvIsSelf(m.argv, m.self) {
 		return refuse(broker.KindConfig, nil, "credential process %s is stsbroker itself, which cannot be its own source; name another source for this profile", m.name())
 	}
 	return nil

@@ -10,19 +10,61 @@ import (
 )
 
 // IsSelf reports whether a shell line, such as credential_process of an AWS
-// config, has a word anywhere that leads, through PATH and symbolic links, to our
-// own executable at self. Any word: `env -i`, `timeout 5` and `sh -c` run what
-// comes later, and the first of these even takes [DepthVariable] away.
+// config, runs our own executable, at self: a word that is a path leads there, or
+// a bare word does through PATH where the shell, or a program that runs others
+// (`env -i`, `timeout 5`, `sh -c`), would look for one.
 //
-// What hides in a script is caught when it runs, by [DepthVariable].
+// What hides in a script is caught when it runs, by [DepthVariable]; but `env -i`
+// takes that away, which is why it is looked through.
 func IsSelf(line, self string) bool {
-	for line != "" {
+	command := true // the next bare word is a program's
+	for {
+		rest := strings.TrimLeft(line, " \t")
+		line = strings.TrimLeft(rest, separators)
+		if line == "" {
+			return false
+		}
+		command = command || len(line) < len(rest) // a new command begins
 		var word string
 		word, line = cutWord(line)
-		if isProgram(word, self) || strings.ContainsAny(word, " \t\n;&|()") && IsSelf(word, self) {
+		name, _, assigned := strings.Cut(word, "=")
+		switch {
+		case strings.ContainsAny(word, " \t\n;&|()`"): // quoted: the line of sh -c, or a path with blanks
+			if isProgram(word, self) || IsSelf(word, self) {
+				return true
+			}
+		case (command || strings.ContainsAny(word, `/\`)) && isProgram(word, self):
 			return true
 		}
-		line = strings.TrimLeft(line, separators)
+		if command && !isRunner(word) && !(assigned && isVariable(name)) && !runs(word) {
+			command = false
+		}
+	}
+}
+
+// runs reports whether a word after a runner leaves the next one a program's:
+// its options, and the number that timeout and nice take.
+func runs(word string) bool {
+	return strings.HasPrefix(word, "-") || strings.Trim(word, "0123456789.smhd") == ""
+}
+
+// isRunner reports whether a program, or a word of the shell, runs what follows.
+func isRunner(word string) bool {
+	switch filepath.Base(word) {
+	case "env", "exec", "command", "eval", "time", "timeout", "nice", "ionice", "nohup", "setsid", "stdbuf", "chronic", "sudo", "doas", "xargs", "busybox",
+		"sh", "bash", "dash", "zsh", "ksh", "if", "then", "else", "while", "do", "!", "{":
+		return true
+	}
+	return false
+}
+
+// argvIsSelf is [IsSelf] for words that no shell splits.
+func argvIsSelf(argv []string, self string) bool {
+	for i, word := range argv {
+		named := i == 0 || isRunner(argv[0]) || strings.ContainsAny(word, `/\`)
+		if named && isProgram(word, self) || isRunner(argv[0]) && IsSelf(word, self) {
+			return true
+		}
 	}
 	return false
 }

@@ -32,6 +32,7 @@ func TestIsSelf(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+"/bin dir:/usr/bin:/bin")
+	us2 := filepath.Join(dir, "hard")
 	for line, want := range map[string]bool{
 		"stsbroker credential-process dev":      true,
 		"  stsbroker\tcredential-process dev":   true,
@@ -50,7 +51,13 @@ func TestIsSelf(t *testing.T) {
 		"/usr/bin/env stsbroker x":              true,
 		"command stsbroker x":                   true,
 		"stsbroker;true":                        true,
-		dir + "/other stsbroker":                true, // it may run its arguments, as env does
+		dir + "/other stsbroker":                false, // a bare word where no program is looked for
+		"pass show stsbroker":                   false,
+		dir + "/other " + us2:                   true,
+		"nice -n 5 stsbroker x":                 true,
+		"nohup stsbroker x":                     true,
+		"true && stsbroker x":                   true,
+		"if true; then stsbroker x; fi":         true,
 		"env -i PATH=/bin stsbroker x":          true,
 		"timeout 5 env -i " + dir + "/hard x":   true,
 		"sh -c 'stsbroker x'":                   true,
@@ -64,6 +71,7 @@ func TestIsSelf(t *testing.T) {
 		`"unclosed`:                             false,
 		"; stsbroker":                           true,
 		"echo stsbroker-not":                    false,
+		"echo stsbroker":                        false,
 		dir + "/none":                           false,
 		dir:                                     false,
 	} {
@@ -86,7 +94,7 @@ func TestIsSelf(t *testing.T) {
 	if _, err := New(Options{Argv: []string{us}, Self: us}); err == nil {
 		t.Error("argv was split like a shell line")
 	}
-	if _, err := New(Options{Argv: []string{dir + "/other", "stsbroker"}, Self: us}); err == nil {
+	if _, err := New(Options{Argv: []string{dir + "/other", us}, Self: us}); err == nil {
 		t.Error("a program that may run its arguments was given us")
 	}
 	if _, err := New(Options{Argv: []string{dir + "/other", "--for=stsbroker"}, Self: us}); err != nil {

@@ -8,12 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/internal/control"
 )
 
@@ -64,6 +66,10 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile string
 	if _, err := exec.LookPath(argv[0]); err != nil { // before anything is minted for it
 		return cannotRun(argv[0], err)
 	}
+	// From here on every signal has an owner: this channel, which supervise reads.
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, heard()...)
+	defer signal.Stop(signals)
 	held, release := context.WithCancel(context.WithoutCancel(ctx)) // Ctrl-C ends the wait; once the child runs, it is the child's
 	defer release()
 	stop := context.AfterFunc(ctx, release)
@@ -71,7 +77,7 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile string
 		return s.Child(held, profile, "")
 	})
 	if !stop() { // before the command was started
-		return exitStatus(128 + int(syscall.SIGINT))
+		return interrupted(signals)
 	}
 	if err != nil {
 		return err
@@ -85,10 +91,30 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile string
 		defer close(kept)
 		keep(held, g, c, profile)
 	}()
-	err = supervise(argv, vars.environ(os.Environ()))
+	err = supervise(argv, vars.environ(os.Environ()), signals)
 	release()
 	<-kept
 	return err
+}
+
+// heard are the signals to pass on: those that are not ignored, as nohup and
+// background jobs of scripts have it. A child inherits that.
+func heard() []os.Signal {
+	return slices.DeleteFunc(slices.Clone(forwarded), signal.Ignored)
+}
+
+// interrupted is the status for a signal that came before the child was started.
+func interrupted(signals <-chan os.Signal) error {
+	for {
+		select {
+		case s := <-signals:
+			if n, ok := s.(syscall.Signal); ok && (n == syscall.SIGINT || n == syscall.SIGTERM) {
+				return exitStatus(128 + int(n))
+			}
+		default:
+			return exitStatus(128 + int(syscall.SIGINT))
+		}
+	}
 }
 
 // keep holds on to the child's token until ctx ends: when the broker goes away,
@@ -97,6 +123,9 @@ func keep(ctx context.Context, g *globals, c control.Child, profile string) {
 	for {
 		select {
 		case <-ctx.Done():
+			c.Release()
+			return
+		case <-c.Revoked:
 			c.Release()
 			return
 		case <-c.Lost:
@@ -111,21 +140,23 @@ func keep(ctx context.Context, g *globals, c control.Child, profile string) {
 				continue
 			}
 			next, err := s.Child(ctx, profile, c.Token)
-			if again = err == nil; again {
-				c = next
+			refusal, refused := errors.AsType[*control.Error](err)
+			switch {
+			case err == nil:
+				c, again = next, true
+			case refused && refusal.Kind != broker.KindUnavailable.String():
+				remark("the broker was started anew, and the command gets no more credentials: %v", err)
+				return
 			}
 		}
 	}
 }
 
 // supervise runs the child in our place: its terminal, its signals, its status.
-func supervise(argv, environ []string) error {
+func supervise(argv, environ []string, signals <-chan os.Signal) error {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = environ
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, forwarded...)
-	defer signal.Stop(signals)
 	if err := cmd.Start(); err != nil {
 		return cannotRun(argv[0], err)
 	}

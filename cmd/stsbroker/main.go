@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,11 @@ func main() { os.Exit(run()) }
 // exec's child.
 func run() int {
 	undumpable()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ends := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGTERM}, signal.Ignored) // what is ignored stays so
+	ctx, stop := context.WithCancel(context.Background())
+	if len(ends) > 0 {
+		ctx, stop = signal.NotifyContext(ctx, ends...)
+	}
 	defer stop()
 	context.AfterFunc(ctx, stop) // the second Ctrl-C ends us, whatever we are stuck in
 	running := false             // whether a command began: what fails before is wrong usage

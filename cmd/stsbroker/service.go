@@ -233,7 +233,7 @@ func (l local) Child(ctx context.Context, profile, resume string) (control.Child
 	if err != nil {
 		return control.Child{}, err
 	}
-	return control.Child{Endpoint: l.endpoint(profile, issued.Token.Reveal()), Release: revoke}, nil
+	return control.Child{Endpoint: l.endpoint(profile, issued.Token.Reveal()), Release: revoke, Revoked: issued.Revoked}, nil
 }
 
 // CreateToken implements control.Service.

@@ -68,7 +68,7 @@ func terminalWidth() int {
 // screen is text over what was there before, cut to the terminal's height.
 func screen(text string, watch, first bool) string {
 	_, height, err := term.GetSize(int(os.Stdout.Fd()))
-	if !watch || err != nil {
+	if !watch || err != nil || height < 3 { // some terminals do not know their size
 		return text
 	}
 	lines := strings.SplitAfter(text, "\n")

@@ -198,17 +198,21 @@ func (a *app) door(ctx context.Context, h http.Handler, addresses []string, urls
 // under way finish.
 func (a *app) serve(server *http.Server, l net.Listener) {
 	a.serving = append(a.serving, func(ctx context.Context) error {
+		drained := make(chan struct{})
 		stop := context.AfterFunc(ctx, func() {
+			defer close(drained)
 			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			defer cancel()
 			if server.Shutdown(late) != nil {
 				_ = server.Close() // whoever still waits is cut off: the process ends
 			}
 		})
-		defer stop()
+		server.BaseContext = func(net.Listener) context.Context { return ctx } // a held answer ends with us
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			stop()
 			return fmt.Errorf("the listener on %s failed: %w", l.Addr(), err)
 		}
+		<-drained // Serve returns when the shutdown begins
 		return nil
 	})
 }
@@ -248,7 +252,7 @@ func (a *app) listenControl() (release func(), err error) {
 	}
 	server := &http.Server{
 		Handler: control.Handler(a.caller, explain), ConnContext: listen.ConnContext,
-		ReadHeaderTimeout: 2 * time.Second, MaxHeaderBytes: 8 << 10, ErrorLog: zap.NewStdLog(a.log),
+		ReadHeaderTimeout: 2 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10, ErrorLog: zap.NewStdLog(a.log),
 	}
 	a.serve(server, l)
 	return unlock, nil

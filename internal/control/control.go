@@ -101,6 +101,7 @@ type Child struct {
 	Endpoint
 	Release func()
 	Lost    <-chan struct{} // closed when the broker has gone; nil when it cannot go
+	Revoked <-chan struct{} // closed when the token was revoked; at the client's end Lost never follows
 }
 
 // NewToken describes a token to make.

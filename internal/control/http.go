@@ -15,6 +15,9 @@ import (
 
 const maxBody = 1 << 20
 
+// firstAnswer is more than any broker takes to mint, or to give up.
+const firstAnswer = time.Minute
+
 // request is the body of every call; each call reads its own fields.
 type request struct {
 	Profile string    `json:"profile,omitempty"`
@@ -58,7 +61,7 @@ func Handler(as func(r *http.Request) (Service, error), explain func(error) *Err
 	})
 	call("child", func(s Service, r *http.Request, in request) (any, error) {
 		c, err := s.Child(r.Context(), in.Profile, in.Resume)
-		return held{c.Endpoint, c.Release, r.Context()}, err
+		return held{c, r.Context()}, err
 	})
 	call("token/create", func(s Service, r *http.Request, in request) (any, error) {
 		if in.Token == nil {
@@ -75,9 +78,13 @@ func Handler(as func(r *http.Request) (Service, error), explain func(error) *Err
 
 // held is an answer that lasts as long as the caller's connection.
 type held struct {
-	Endpoint
-	release func()
-	until   context.Context
+	Child
+	until context.Context
+}
+
+// revoked is what follows in such an answer when its token was revoked.
+type revoked struct {
+	Revoked bool `json:"revoked"`
 }
 
 func reply(w http.ResponseWriter, out any, err error, explain func(error) *Error) {
@@ -93,14 +100,19 @@ func reply(w http.ResponseWriter, out any, err error, explain func(error) *Error
 	}
 	h, lasting := out.(held)
 	if lasting {
-		defer h.release()
+		defer h.Release()
 		out = h.Endpoint
 	}
 	if err := json.NewEncoder(w).Encode(out); err != nil || !lasting {
 		return
 	}
-	if http.NewResponseController(w).Flush() == nil {
-		<-h.until.Done()
+	if http.NewResponseController(w).Flush() != nil {
+		return
+	}
+	select {
+	case <-h.until.Done():
+	case <-h.Revoked:
+		_ = json.NewEncoder(w).Encode(revoked{true}) // whoever is not there any more need not know
 	}
 }
 
@@ -131,6 +143,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 			}
 		},
 		DisableCompression: true,
+		DisableKeepAlives:  true, // a command makes a call or two; nobody would close what is idle
 	}}}, nil
 }
 
@@ -197,22 +210,31 @@ func (c *Client) Env(ctx context.Context, profile string, file bool) (Endpoint, 
 // dies, however it dies, and the token with it.
 func (c *Client) Child(ctx context.Context, profile, resume string) (Child, error) {
 	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(firstAnswer, cancel)
 	resp, err := c.open(ctx, "child", request{Profile: profile, Resume: resume})
+	if !late.Stop() && err == nil {
+		err = errors.Join(&Error{Kind: "unavailable", Profile: profile, Message: "the broker at " + c.path + " took too long to answer"}, resp.Body.Close())
+	}
 	if err != nil {
 		cancel()
 		return Child{}, err
 	}
-	lost := make(chan struct{})
-	out := Child{Lost: lost, Release: sync.OnceFunc(func() {
+	lost, over := make(chan struct{}), make(chan struct{})
+	out := Child{Lost: lost, Revoked: over, Release: sync.OnceFunc(func() {
 		cancel()
 		_ = resp.Body.Close()
 	})}
-	if err := json.NewDecoder(resp.Body).Decode(&out.Endpoint); err != nil {
+	dec := json.NewDecoder(resp.Body)
+	if err := dec.Decode(&out.Endpoint); err != nil {
 		out.Release()
 		return Child{}, err
 	}
 	go func() {
-		_, _ = io.Copy(io.Discard, resp.Body) // nothing more comes: it ends when the broker does
+		var end revoked
+		if dec.Decode(&end) == nil && end.Revoked {
+			close(over)
+			return
+		}
 		close(lost)
 	}()
 	return out, nil
