@@ -57,8 +57,9 @@ func unauthorized(what, cause string) error {
 // Authorize implements [broker.Authorizer].
 //
 // At the container door the caller's token decides: it must hold the profile
-// by its exact name and, where it is bound to a user, admit the peer. At the control door the peer must be
-// the user who runs the broker, or root. Whoever is unknown is refused.
+// by its exact name and, where it is bound to a user, admit the peer. At the
+// control door the peer must be the user who runs the broker, or root. Whoever
+// is unknown is refused.
 //
 // What a client reads is the same whether the profile exists or not. Allowing
 // allocates nothing.

@@ -157,6 +157,7 @@ func TestNames(t *testing.T) {
 		{DefaultSessionTemplate, "me", "laptop.example.com", "me@laptop.example.com"},
 		{DefaultSessionTemplate, `DOMAIN\Jürgen Ü`, "büro_1", "DOMAIN-J-rgen--@b-ro_1"},
 		{DefaultSessionTemplate, "", "", "stsbroker"},
+		{DefaultSessionTemplate, "me", "here", "me@here"},
 		{"{{.Host}}", "me", "", "stsbroker"},
 		{"x", "", "", "stsbroker"},
 		{"ci-{{.User}}", "a=b,c+d", "", "ci-a=b,c+d"},
@@ -167,9 +168,6 @@ func TestNames(t *testing.T) {
 		if err != nil || got != c[3] {
 			t.Errorf("SessionName(%q, %q, %q) = %q, %v; want %q", c[0], c[1], c[2], got, err, c[3])
 		}
-	}
-	if got := DefaultSessionName("me", "here"); got != "me@here" {
-		t.Error(got)
 	}
 	for _, bad := range []string{"{{.Caller}}", "{{ .User }}", "{{.User", "a}}"} {
 		if got, err := SessionName(bad, "u", "h"); err == nil {

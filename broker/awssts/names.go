@@ -54,12 +54,6 @@ func Bucket(account, region string) string { return account + "/" + region }
 // DefaultSessionTemplate is what role sessions are called unless configured.
 const DefaultSessionTemplate = "{{.User}}@{{.Host}}"
 
-// DefaultSessionName is [SessionName] of [DefaultSessionTemplate].
-func DefaultSessionName(user, host string) string {
-	name, _ := SessionName(DefaultSessionTemplate, user, host)
-	return name
-}
-
 // SessionName fills in {{.User}} and {{.Host}}, the broker's own, and makes the
 // result what STS takes for a RoleSessionName, [\w+=,.@-]{2,64}: other
 // characters become "-", and it is cut to 64. The error names what a template

@@ -76,13 +76,13 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile string
 	c, err := patiently(held, "STS to give credentials of profile "+profile, func(context.Context) (control.Child, error) {
 		return s.Child(held, profile, "")
 	})
-	if !stop() { // before the command was started
+	var vars variables
+	if err == nil {
+		vars, err = p.endpointVariables(c.Endpoint)
+	}
+	if !stop() { // as late as can be: the next thing is the command's start
 		return interrupted(signals)
 	}
-	if err != nil {
-		return err
-	}
-	vars, err := p.endpointVariables(c.Endpoint)
 	if err != nil {
 		return err
 	}

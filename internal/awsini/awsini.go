@@ -67,16 +67,6 @@ type Section struct {
 	Faults     []Fault // lines under its headers that cannot be read
 }
 
-// Get returns the property of that (lower-case) key.
-func (s *Section) Get(key string) (Property, bool) {
-	for _, p := range s.Properties {
-		if p.Key == key {
-			return p, true
-		}
-	}
-	return Property{}, false
-}
-
 // Property is one key and its value. It prints as its place, never its value.
 type Property struct {
 	Key    string // lower case
