@@ -7,155 +7,217 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
-// action is one operation of the STS API. Those of a later day are one entry more.
+// action is one operation of the STS API.
 type action struct {
-	signed bool
-	params []string // the parameters that are known, and checked
-	run    func(*request) (any, error)
+	run      func(*request) (any, error)
+	target   string   // the parameter that says what is asked for
+	required []string // parameters; N stands for a number
+	optional []string
+	unsigned bool
 }
 
+// One parameter is left out everywhere, to be refused as not known:
+// MinimumSessionTokenSize.
 var actions = map[string]action{
-	"GetSessionToken":           {true, []string{"DurationSeconds"}, (*request).getSessionToken},
-	"AssumeRole":                {true, []string{"RoleArn", "RoleSessionName", "DurationSeconds", "ExternalId"}, (*request).assumeRole},
-	"AssumeRoleWithWebIdentity": {false, []string{"RoleArn", "RoleSessionName", "DurationSeconds", "WebIdentityToken"}, (*request).assumeRoleWithWebIdentity},
-	"GetCallerIdentity":         {true, nil, (*request).getCallerIdentity},
+	"GetSessionToken": {run: (*request).getSessionToken,
+		optional: []string{"DurationSeconds", "SerialNumber", "TokenCode"}},
+	"AssumeRole": {run: (*request).assumeRole, target: "RoleArn",
+		required: []string{"RoleArn", "RoleSessionName"},
+		optional: []string{"DurationSeconds", "ExternalId", "SerialNumber", "TokenCode", "SourceIdentity", "Policy", "PolicyArns.member.N.arn",
+			"Tags.member.N.Key", "Tags.member.N.Value", "TransitiveTagKeys.member.N",
+			"ProvidedContexts.member.N.ProviderArn", "ProvidedContexts.member.N.ContextAssertion"}},
+	"AssumeRoleWithWebIdentity": {run: (*request).assumeRoleWithWebIdentity, target: "RoleArn", unsigned: true,
+		required: []string{"RoleArn", "RoleSessionName", "WebIdentityToken"},
+		optional: []string{"DurationSeconds", "ProviderId", "Policy", "PolicyArns.member.N.arn"}},
+	"AssumeRoleWithSAML": {run: (*request).assumeRoleWithSAML, target: "RoleArn", unsigned: true,
+		required: []string{"RoleArn", "PrincipalArn", "SAMLAssertion"},
+		optional: []string{"DurationSeconds", "Policy", "PolicyArns.member.N.arn"}},
+	"GetFederationToken": {run: (*request).getFederationToken, target: "Name",
+		required: []string{"Name"},
+		optional: []string{"DurationSeconds", "Policy", "PolicyArns.member.N.arn", "Tags.member.N.Key", "Tags.member.N.Value"}},
+	"AssumeRoot": {run: (*request).assumeRoot, target: "TargetPrincipal",
+		required: []string{"TargetPrincipal", "TaskPolicyArn.arn"},
+		optional: []string{"DurationSeconds"}},
+	"GetDelegatedAccessToken": {run: (*request).getDelegatedAccessToken,
+		required: []string{"TradeInToken"}},
+	"DecodeAuthorizationMessage": {run: (*request).decodeAuthorizationMessage,
+		required: []string{"EncodedMessage"}},
+	"GetAccessKeyInfo": {run: (*request).getAccessKeyInfo, target: "AccessKeyId",
+		required: []string{"AccessKeyId"}},
+	"GetWebIdentityToken": {run: (*request).getWebIdentityToken,
+		required: []string{"Audience.member.1", "SigningAlgorithm"},
+		optional: []string{"Audience.member.N", "DurationSeconds", "Tags.member.N.Key", "Tags.member.N.Value"}},
+	"GetCallerIdentity": {run: (*request).getCallerIdentity},
 }
 
-var (
-	sessionName = regexp.MustCompile(`^[\w+=,.@-]*$`)
-	roleARN     = regexp.MustCompile(`^arn:aws[\w-]*:iam::(\d{12}):role/(?:[\w+=,.@/-]*/)?([\w+=,.@-]+)$`)
-)
+var member = regexp.MustCompile(`\.member\.([1-9][0-9]*)(\.|$)`)
 
-const chainLimit = time.Hour
+// known refuses what would be ignored otherwise: parameters that the action
+// does not have, that are given twice, and list members after a gap.
+func (q *request) known(act action) error {
+	for name, values := range q.form {
+		pattern, gap := name, false
+		if m := member.FindStringSubmatchIndex(name); m != nil {
+			pattern = name[:m[2]] + "N" + name[m[3]:]
+			n, _ := strconv.Atoi(name[m[2]:m[3]])
+			gap = n > 1 && !q.has(name[:m[2]]+strconv.Itoa(n-1))
+		}
+		all := slices.Concat([]string{"Action", "Version"}, act.required, act.optional)
+		// A list without members is its bare name.
+		empty := values[0] == "" && slices.ContainsFunc(all, func(p string) bool { return strings.HasPrefix(p, name+".member.") })
+		switch {
+		case !empty && !slices.Contains(all, name) && !slices.Contains(all, pattern):
+			return fail(400, "InvalidParameterValue", fmt.Sprintf("this stand-in does not know the parameter %s of %s", name, q.call.Action))
+		case gap:
+			return fail(400, "InvalidParameterValue", fmt.Sprintf("the list member before %s is missing", name))
+		case len(values) > 1:
+			return fail(400, "InvalidParameterValue", fmt.Sprintf("the parameter %s is given more than once", name))
+		}
+	}
+	return nil
+}
+
+func (q *request) complete(act action) error {
+	for _, name := range act.required {
+		if !q.form.Has(name) {
+			return invalid(fmt.Sprintf("1 validation error detected: Value null at '%s' failed to satisfy constraint: Member must not be null", field(name)))
+		}
+	}
+	return nil
+}
+
+// has reports whether a parameter of the name, or below it, was sent.
+func (q *request) has(name string) bool {
+	for k := range q.form {
+		if k == name || strings.HasPrefix(k, name+".") {
+			return true
+		}
+	}
+	return false
+}
+
+// list returns the members of a list; sub is the field of each, "" for plain values.
+func (q *request) list(name, sub string) (members []string) {
+	for n := 1; ; n++ {
+		at := name + ".member." + strconv.Itoa(n)
+		if !q.has(at) {
+			return members
+		}
+		if sub != "" {
+			at += "." + sub
+		}
+		members = append(members, q.form.Get(at))
+	}
+}
+
+// permitted applies the table "Compare AWS STS credentials" of the IAM user
+// guide, and what the API reference says of each action.
+func (q *request) permitted() error {
+	p, name := q.caller, q.call.Action
+	userSession := p.Session && (p.Kind == kindUser || p.Kind == kindRoot)
+	switch {
+	case name == "GetCallerIdentity":
+		return nil
+	case p.Session && (name == "GetSessionToken" || name == "GetFederationToken"):
+		return denied("Cannot call " + name + " with session credentials")
+	case p.Kind == kindRoot && name == "AssumeRole":
+		return denied("Roles may not be assumed by root accounts.")
+	case p.Kind == kindFederated, p.Kind == kindTask, userSession && name != "AssumeRole", p.Kind == kindRoot && name == "AssumeRoot":
+		return q.unauthorized("")
+	}
+	return nil
+}
+
+// unauthorized says who may not do what, and on which resource if any.
+func (q *request) unauthorized(resource string) error {
+	message := fmt.Sprintf("User: %s is not authorized to perform: sts:%s", q.caller.ARN, q.call.Action)
+	if resource != "" {
+		message += " on resource: " + resource
+	}
+	return denied(message)
+}
 
 func (q *request) getCallerIdentity() (any, error) {
 	return identityResult{q.caller.ARN, q.caller.UserID, q.caller.Account}, nil
 }
 
-func (q *request) getSessionToken() (any, error) {
-	if q.caller.Session {
-		return nil, denied("Cannot call GetSessionToken with session credentials")
-	}
-	life, err := q.duration(12*time.Hour, 36*time.Hour)
-	if err != nil {
+func (q *request) getAccessKeyInfo() (any, error) {
+	id := q.form.Get("AccessKeyId")
+	if err := q.check("AccessKeyId", 16, 128, wordChars); err != nil {
 		return nil, err
 	}
-	return sessionResult{q.issue(q.caller, life)}, nil
+	account := accountOf(id)
+	if _, ok := q.user(id); ok {
+		account = Account
+	}
+	if !q.knowsAccount(account) {
+		return nil, invalid("The access key ID does not exist.")
+	}
+	return keyResult{account}, nil
 }
 
-func (q *request) assumeRole() (any, error) {
-	life, err := q.roleInput()
-	if err != nil {
-		return nil, err
+// Characters that parameters may have, by the API's model.
+var (
+	wordChars     = regexp.MustCompile(`^\w*$`)
+	nameChars     = regexp.MustCompile(`^[\w+=,.@-]*$`)
+	externalChars = regexp.MustCompile(`^[\w+=,.@:/-]*$`)
+	digits        = regexp.MustCompile(`^[0-9]*$`)
+)
+
+// check holds a parameter, if it was sent, against length and characters.
+func (q *request) check(name string, shortest, longest int, chars *regexp.Regexp) error {
+	if !q.form.Has(name) {
+		return nil
 	}
-	role, ok := q.role(q.call.Target)
-	if !ok || !q.trusted(role) || (role.ExternalID != "" && q.form.Get("ExternalId") != role.ExternalID) {
-		return nil, denied(fmt.Sprintf("User: %s is not authorized to perform: sts:AssumeRole on resource: %s", q.caller.ARN, q.call.Target))
-	}
-	// Only a role's session makes a chain; a user's session does not.
-	if q.caller.Role != "" && life > chainLimit {
-		return nil, invalid("The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.")
-	}
-	return q.grantRole(role, life)
+	return constrain(field(name), q.form.Get(name), shortest, longest, chars)
 }
 
-func (q *request) assumeRoleWithWebIdentity() (any, error) {
-	life, err := q.roleInput()
-	if err != nil {
-		return nil, err
-	}
-	c, ok := q.readIdentityToken(q.form.Get("WebIdentityToken"))
-	if !ok {
-		return nil, fail(400, "InvalidIdentityToken", "Couldn't retrieve verification key from your identity provider,  please reference AssumeRoleWithWebIdentity documentation for requirements")
-	}
-	if exp := time.Unix(c.Expires, 0); !q.now.Before(exp) {
-		return nil, fail(400, "ExpiredTokenException", fmt.Sprintf("Token expired: current date/time %d must be before the expiration date/time %d", q.now.Unix(), c.Expires))
-	}
-	role, ok := q.role(q.call.Target)
-	if !ok || !slices.Contains(role.Subjects, c.Subject) {
-		return nil, denied("Not authorized to perform sts:AssumeRoleWithWebIdentity")
-	}
-	granted, err := q.grantRole(role, life)
-	if err != nil {
-		return nil, err
-	}
-	granted.SubjectFromWebIdentityToken, granted.Audience, granted.Provider = c.Subject, c.Audience, c.Issuer
-	return granted, nil
-}
-
-// roleInput checks what both ways to assume a role have in common.
-func (q *request) roleInput() (time.Duration, error) {
-	name := q.form.Get("RoleSessionName")
+func constrain(at, value string, shortest, longest int, chars *regexp.Regexp) error {
+	n := utf8.RuneCountInString(value)
 	switch {
-	case len(name) < 2:
-		return 0, constraint(name, "roleSessionName", "Member must have length greater than or equal to 2")
-	case len(name) > 64:
-		return 0, constraint(name, "roleSessionName", "Member must have length less than or equal to 64")
-	case !sessionName.MatchString(name):
-		return 0, constraint(name, "roleSessionName", `Member must satisfy regular expression pattern: [\w+=,.@-]*`)
-	case !roleARN.MatchString(q.call.Target):
-		return 0, invalid(q.call.Target + " is invalid")
+	case n < shortest:
+		return constraint(value, at, fmt.Sprintf("Member must have length greater than or equal to %d", shortest))
+	case n > longest:
+		return constraint(value, at, fmt.Sprintf("Member must have length less than or equal to %d", longest))
+	case chars != nil && !chars.MatchString(value):
+		return constraint(value, at, "Member must satisfy regular expression pattern: "+strings.Trim(chars.String(), "^$"))
 	}
-	return q.duration(time.Hour, 12*time.Hour)
-}
-
-func (q *request) grantRole(role Role, life time.Duration) (*roleResult, error) {
-	limit := role.MaxSession
-	if limit == 0 || q.fault.Kind == FaultDurationTooLong {
-		limit = time.Hour
-	}
-	if life > limit {
-		return nil, invalid("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
-	}
-	m := roleARN.FindStringSubmatch(role.ARN)
-	account, name := m[1], m[2] // the path is dropped, as AWS does
-	partition := strings.Split(role.ARN, ":")[1]
-	if q.fault.Kind == FaultWrongRole {
-		name = "somebody-else"
-	}
-	session := q.form.Get("RoleSessionName")
-	p := principal{
-		ARN:     fmt.Sprintf("arn:%s:sts::%s:assumed-role/%s/%s", partition, account, name, session),
-		UserID:  userID("AROA", role.ARN) + ":" + session,
-		Account: account,
-		Role:    role.ARN,
-	}
-	return &roleResult{AssumedRoleUser: xmlAssumedRoleUser{p.ARN, p.UserID}, Credentials: q.issue(p, life)}, nil
-}
-
-func (q *request) trusted(r Role) bool {
-	return slices.ContainsFunc(r.Trust, func(t string) bool {
-		switch t {
-		case "*", q.caller.ARN, "arn:aws:iam::" + q.caller.Account + ":root":
-			return true
-		}
-		return t != "" && t == q.caller.Role
-	})
+	return nil
 }
 
 // duration reads DurationSeconds.
-func (q *request) duration(byDefault, longest time.Duration) (time.Duration, error) {
+func (q *request) duration(byDefault, shortest, longest time.Duration) (time.Duration, error) {
 	v := q.form.Get("DurationSeconds")
 	if v == "" {
 		return byDefault, nil
 	}
 	n, err := strconv.Atoi(v)
+	low, high := int(shortest/time.Second), int(longest/time.Second)
 	switch {
 	case err != nil:
 		return 0, fail(400, "MalformedInput", "")
-	case n < 900:
-		return 0, constraint(v, "durationSeconds", "Member must have value greater than or equal to 900")
-	case n > int(longest/time.Second):
-		return 0, constraint(v, "durationSeconds", fmt.Sprintf("Member must have value less than or equal to %d", int(longest/time.Second)))
+	case n < low:
+		return 0, constraint(v, "durationSeconds", fmt.Sprintf("Member must have value greater than or equal to %d", low))
+	case n > high:
+		return 0, constraint(v, "durationSeconds", fmt.Sprintf("Member must have value less than or equal to %d", high))
 	}
 	return time.Duration(n) * time.Second, nil
 }
 
-func denied(message string) error  { return fail(403, "AccessDenied", message) }
-func invalid(message string) error { return fail(400, "ValidationError", message) }
+func denied(message string) error   { return fail(403, "AccessDenied", message) }
+func invalid(message string) error  { return fail(400, "ValidationError", message) }
+func badValue(message string) error { return fail(400, "InvalidParameterValue", message) }
 
 func constraint(value, name, rule string) error {
-	return invalid(fmt.Sprintf("1 validation error detected: Value '%s' at '%s' failed to satisfy constraint: %s", value, name, rule))
+	shown := fmt.Sprintf("Value '%s' at", value)
+	if slices.Contains([]string{"webIdentityToken", "sAMLAssertion", "tradeInToken"}, name) {
+		shown = "Value at" // secrets are not repeated
+	}
+	return invalid(fmt.Sprintf("1 validation error detected: %s '%s' failed to satisfy constraint: %s", shown, name, rule))
 }
+
+// field is a parameter as error messages name it.
+func field(name string) string { return strings.ToLower(name[:1]) + name[1:] }

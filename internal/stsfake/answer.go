@@ -41,18 +41,45 @@ type (
 		AccessKeyId, SecretAccessKey, SessionToken, Expiration string
 	}
 	xmlAssumedRoleUser struct{ Arn, AssumedRoleId string }
+	xmlFederatedUser   struct{ Arn, FederatedUserId string }
 
-	sessionResult struct{ Credentials xmlCredentials }
+	// xmlMint is in the answer of every action that mints, but GetDelegatedAccessToken.
+	xmlMint struct {
+		Credentials             xmlCredentials
+		SessionTokenSize        int
+		SessionTokenUtilization int // percent
+	}
+
+	sessionResult struct{ xmlMint }
 	roleResult    struct {
+		xmlMint
 		AssumedRoleUser  xmlAssumedRoleUser
-		Credentials      xmlCredentials
-		PackedPolicySize *int `xml:",omitempty"`
-		// web identity only
+		PackedPolicySize *int   `xml:",omitempty"` // percent
+		SourceIdentity   string `xml:",omitempty"`
+		Audience         string `xml:",omitempty"` // web identity and SAML
+
 		SubjectFromWebIdentityToken string `xml:",omitempty"`
-		Audience                    string `xml:",omitempty"`
 		Provider                    string `xml:",omitempty"`
+
+		Subject, SubjectType, Issuer, NameQualifier string `xml:",omitempty"` // SAML
+	}
+	federationResult struct {
+		xmlMint
+		FederatedUser    xmlFederatedUser
+		PackedPolicySize *int `xml:",omitempty"`
+	}
+	rootResult struct {
+		xmlMint
+		SourceIdentity string `xml:",omitempty"`
+	}
+	delegatedResult struct {
+		Credentials      xmlCredentials
+		AssumedPrincipal string
 	}
 	identityResult struct{ Arn, UserId, Account string }
+	decodedResult  struct{ DecodedMessage string }
+	keyResult      struct{ Account string }
+	tokenResult    struct{ WebIdentityToken, Expiration string }
 )
 
 // render wraps a result as the Query protocol does.

@@ -114,21 +114,20 @@ func (q *request) authenticate(r *http.Request, body []byte) error {
 
 	var secret string
 	if token := r.Header.Get("X-Amz-Security-Token"); token != "" {
-		session, ok := q.openToken(token)
-		if !ok || session.KeyID != sig.keyID || !slices.Contains(sig.headers, "x-amz-security-token") {
+		var session session
+		if !q.open(purposeSession, token, &session) || session.KeyID != sig.keyID || !slices.Contains(sig.headers, "x-amz-security-token") {
 			return invalid
 		}
 		if !q.now.Before(session.Expires) {
 			return fail(403, "ExpiredToken", "The security token included in the request is expired")
 		}
-		q.caller, secret = session.Principal, q.secretOf(sig.keyID)
+		q.caller, q.ends, secret = session.Principal, session.Expires, q.secretOf(sig.keyID)
 	} else {
 		u, ok := q.user(sig.keyID)
 		if !ok {
 			return invalid
 		}
-		q.caller = principal{ARN: "arn:aws:iam::" + Account + ":user/" + u.name, UserID: userID("AIDA", u.name), Account: Account}
-		secret = u.secret
+		q.caller, secret = u.principal(), u.secret
 	}
 	q.call.Principal = q.caller.ARN
 

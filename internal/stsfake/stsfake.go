@@ -1,19 +1,30 @@
 // Package stsfake is a stand-in for the AWS Security Token Service, for the
 // demo and for tests. It is never part of what serve runs.
 //
-// It speaks the Query protocol (form POST in, XML out) and really checks what
-// it is asked: SigV4 signatures and their age, session tokens and their
-// expiry, durations, trust, external ids, role chaining. Error codes and texts
-// are the ones AWS uses. What it does not know it refuses by name, so that no
-// test passes because a parameter was ignored.
+// It has every action of the STS API, speaks the Query protocol (form POST in,
+// XML out) and really checks what it is asked: SigV4 signatures and their age,
+// session tokens and their expiry, who may call what, durations, trust,
+// external ids, MFA codes, policies, tags, role chaining, identity tokens and
+// SAML assertions. Limits are those of the API's model. Error codes and texts
+// are the ones AWS uses, where they are known. What it does not know it
+// refuses by name, so that no test passes because a parameter was ignored.
+// It does not evaluate policies: trust is a list, see [Role].
 //
 // Reading order: stsfake.go (the world it knows, faults, the handler),
-// actions.go (what each action checks and grants), sigv4.go (signatures),
-// token.go (session and identity tokens), answer.go (XML), listen.go (loopback).
+// actions.go (the table of actions, their parameters, who may call them),
+// role.go (AssumeRole, AssumeRoleWithWebIdentity, and what every role session
+// has in common), saml.go, user.go (sessions of users, federation, trade-in
+// tokens), root.go, policy.go (policies, tags and their packed size), mfa.go,
+// decode.go (encoded denials), identity.go (GetWebIdentityToken, and tokens of
+// identity providers), token.go (principals, seals, key ids), sigv4.go
+// (signatures), answer.go (XML), listen.go (loopback).
 package stsfake
 
 import (
+	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/rsa"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -23,6 +34,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -47,7 +59,12 @@ type Role struct {
 	// AssumeRoleWithWebIdentity.
 	Subjects []string
 
+	// SAML lists the ARNs of providers whose users may assume the role by
+	// AssumeRoleWithSAML.
+	SAML []string
+
 	ExternalID string        // when not empty, a caller must send exactly this
+	MFA        bool          // AssumeRole must come with a code, or from a GetSessionToken session that was minted with one
 	MaxSession time.Duration // 0 is AWS's default, one hour
 }
 
@@ -71,6 +88,7 @@ const (
 	FaultRegionDisabled            // HTTP 403, RegionDisabledException
 	FaultEchoSecrets               // HTTP 403, AccessDenied that repeats what the caller sent
 	FaultDurationTooLong           // HTTP 400, ValidationError whenever more than one hour is asked for
+	FaultCode                      // HTTP Fault.Status, with Fault.Code and Fault.Message
 )
 
 // Fault is what goes wrong, switchable at any time by [Server.SetFault].
@@ -79,6 +97,8 @@ type Fault struct {
 	Delay   time.Duration // before anything else happens; works alone too
 	Action  string        // only calls of this action; "" for all
 	Message string
+	Status  int    // of FaultCode; 0 is 400
+	Code    string // of FaultCode: any that STS has, or has not
 }
 
 // Call is one request that was answered, or dropped.
@@ -87,20 +107,30 @@ type Call struct {
 	Action    string
 	Principal string        // ARN of who signed; "" for unsigned or unknown
 	Region    string        // of the credential scope; "" for unsigned calls
-	Target    string        // the role asked for
+	Target    string        // what was asked for: a role, a federated user's name, a member account, a trade-in token's principal, a key id, the audiences of a token; "" for the rest
 	Code      string        // the error's code; "" for none
 	Minted    bool          // whether credentials were issued
+	KeyID     string        // of what was minted
 	Life      time.Duration // of what was minted
 }
 
 // Server is the stand-in: an [http.Handler] and the world it knows. All
 // methods are safe for concurrent use. It starts no goroutine by itself.
 type Server struct {
-	key [32]byte // seals session tokens, signs identity tokens
+	key    [32]byte      // seals session tokens, signs identity tokens
+	serial atomic.Uint64 // of the latest session key id
+	rsa    func() *rsa.PrivateKey
+	ecdsa  func() *ecdsa.PrivateKey
 
-	mu     sync.Mutex
-	users  map[string]user // by access key id
-	roles  map[string]Role
+	mu      sync.Mutex
+	users   map[string]user // by access key id
+	devices map[string]*device
+	roles   map[string]Role
+	saml    map[string]func([]byte) error // by ARN of the provider
+	members map[string]bool               // accounts that AssumeRoot may enter
+
+	encodeDenials, noOutbound bool
+
 	fault  Fault
 	offset time.Duration
 	life   time.Duration
@@ -109,12 +139,31 @@ type Server struct {
 	total  int
 }
 
-type user struct{ name, secret string }
+type user struct {
+	name, secret string
+	root         bool
+}
+
+// principal is the user as one who signs.
+func (u user) principal() principal {
+	if u.root {
+		return principal{Kind: kindRoot, ARN: rootARN(Account), UserID: Account, Account: Account}
+	}
+	return principal{ARN: userARN(u.name), UserID: userID("AIDA", u.name), Account: Account}
+}
+
+func userARN(name string) string    { return "arn:aws:iam::" + Account + ":user/" + name }
+func rootARN(account string) string { return "arn:aws:iam::" + account + ":root" }
 
 // New returns a stand-in that knows nobody.
 func New() *Server {
-	s := &Server{users: map[string]user{}, roles: map[string]Role{}, counts: map[string]int{}}
+	s := &Server{
+		users: map[string]user{}, devices: map[string]*device{}, roles: map[string]Role{},
+		saml: map[string]func([]byte) error{}, members: map[string]bool{}, counts: map[string]int{},
+		rsa: sync.OnceValue(newRSA), ecdsa: sync.OnceValue(newECDSA), // made when first asked for: an RSA key takes its time
+	}
 	_, _ = rand.Read(s.key[:]) // never fails, see crypto/rand
+	s.serial.Store(uint64(binary.BigEndian.Uint32(s.key[:])) << 8)
 	return s
 }
 
@@ -122,7 +171,14 @@ func New() *Server {
 func (s *Server) AddUser(name, keyID, secret string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.users[keyID] = user{name, secret}
+	s.users[keyID] = user{name: name, secret: secret}
+}
+
+// AddRootKey makes a long-term key of the root user of [Account].
+func (s *Server) AddRootKey(keyID, secret string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users[keyID] = user{secret: secret, root: true}
 }
 
 // RemoveKey forgets a long-term key, as deleting it in IAM does.
@@ -137,6 +193,14 @@ func (s *Server) AddRole(r Role) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.roles[r.ARN] = r
+}
+
+// AddMember makes an account (12 digits) of the organization that [Account]
+// manages: AssumeRoot may enter it.
+func (s *Server) AddMember(account string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.members[account] = true
 }
 
 // SetFault replaces the fault; the zero value ends it.
@@ -201,6 +265,7 @@ type request struct {
 	fault  Fault
 	form   url.Values
 	caller principal
+	ends   time.Time // of the caller's session; zero for long-term keys
 	call   Call
 }
 
@@ -217,7 +282,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		form = url.Values{}
 	}
-	q := &request{Server: s, form: form, call: Call{Action: form.Get("Action"), Target: form.Get("RoleArn")}}
+	q := &request{Server: s, form: form, call: Call{Action: form.Get("Action")}}
+	if target := actions[q.call.Action].target; target != "" {
+		q.call.Target = form.Get(target)
+	}
 	q.fault = s.faultFor(q.call.Action)
 
 	if d := q.fault.Delay; d > 0 {
@@ -240,6 +308,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var e *apiError
 	switch {
 	case errors.As(err, &e):
+		e = q.withDetails(e)
 		q.call.Code = e.code
 		s.record(q.call)
 		reply(w, q.now, id, e.status, e.answer(id))
@@ -265,6 +334,12 @@ func (q *request) answer(r *http.Request, body []byte) (any, error) {
 		return nil, fail(400, "Throttling", "Rate exceeded")
 	case FaultDenied:
 		return nil, fail(403, "AccessDenied", q.fault.Message)
+	case FaultCode:
+		status := q.fault.Status
+		if status == 0 {
+			status = http.StatusBadRequest
+		}
+		return nil, fail(status, q.fault.Code, q.fault.Message)
 	case FaultRegionDisabled:
 		return nil, fail(403, "RegionDisabledException", "STS is not activated in this region for account:"+Account+". Your account administrator can activate STS in this region using the IAM Console.")
 	case FaultEchoSecrets:
@@ -277,13 +352,19 @@ func (q *request) answer(r *http.Request, body []byte) (any, error) {
 	if !ok {
 		return nil, fail(400, "InvalidAction", fmt.Sprintf("Could not find operation %s for version 2011-06-15", q.call.Action))
 	}
-	for name := range q.form {
-		if name != "Action" && name != "Version" && !slices.Contains(act.params, name) {
-			return nil, fail(400, "InvalidParameterValue", fmt.Sprintf("this stand-in does not know the parameter %s of %s", name, q.call.Action))
+	if err := q.known(act); err != nil {
+		return nil, err
+	}
+	if !act.unsigned {
+		if err := q.authenticate(r, body); err != nil {
+			return nil, err
 		}
 	}
-	if act.signed {
-		if err := q.authenticate(r, body); err != nil {
+	if err := q.complete(act); err != nil {
+		return nil, err
+	}
+	if !act.unsigned {
+		if err := q.permitted(); err != nil {
 			return nil, err
 		}
 	}

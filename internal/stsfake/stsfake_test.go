@@ -2,7 +2,9 @@ package stsfake_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -188,6 +190,7 @@ func TestRawRequests(t *testing.T) {
 			}
 		}
 	}
+	const unvalued = "Action=GetFederationToken&Version=2011-06-15&Name=bob&Tags.member.1.Key=x"
 	const sum = "ab821ae955788b0e33ebd34c208442ccfc2d406e2edc5e7a39bd6458fbb4f843" // sha256 of form
 	for name, c := range map[string]struct {
 		form   string
@@ -202,7 +205,13 @@ func TestRawRequests(t *testing.T) {
 		"garbled":           {form, func(r *http.Request) { r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=x") }, 400, "IncompleteSignature"},
 		"no such action":    {"Action=Nonsense&Version=2011-06-15", nil, 400, "<Code>InvalidAction</Code>"},
 		"no version":        {"Action=GetCallerIdentity", nil, 400, "InvalidAction"},
-		"unknown parameter": {"Action=AssumeRole&Version=2011-06-15&Policy=x", nil, 400, "does not know the parameter Policy"},
+		"unknown parameter": {"Action=AssumeRole&Version=2011-06-15&Polity=x", nil, 400, "does not know the parameter Polity"},
+		"no such member":    {"Action=AssumeRole&Version=2011-06-15&Tags.member.1.Colour=x", nil, 400, "does not know the parameter Tags.member.1.Colour"},
+		"member zero":       {"Action=AssumeRole&Version=2011-06-15&Tags.member.0.Key=x", nil, 400, "does not know the parameter Tags.member.0.Key"},
+		"gap in a list":     {"Action=AssumeRole&Version=2011-06-15&TransitiveTagKeys.member.1=x&TransitiveTagKeys.member.3=x", nil, 400, "the list member before TransitiveTagKeys.member.3 is missing"},
+		"twice":             {"Action=AssumeRole&Version=2011-06-15&RoleArn=x&RoleArn=y", nil, 400, "given more than once"},
+		"tag of no value":   {unvalued, sign("sts", fmt.Sprintf("%x", sha256.Sum256([]byte(unvalued)))), 400, "Value null at &#39;tags.1.member.value&#39;"},
+		"missing":           {"Action=AssumeRoleWithSAML&Version=2011-06-15&RoleArn=x", nil, 400, "Value null at &#39;principalArn&#39; failed to satisfy constraint: Member must not be null"},
 		"too large":         {strings.Repeat("x", 300<<10), nil, 413, "RequestEntityTooLarge"},
 	} {
 		t.Run(name, func(t *testing.T) {
