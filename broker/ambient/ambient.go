@@ -1,11 +1,13 @@
 // Package ambient obtains the credentials that a machine or a container gives
-// to whatever runs on it: what `credential_source` of an AWS config names. They
-// sign for other profiles and are asked for only where a profile says so;
-// nothing here is found by looking around.
+// to whatever runs on it: what `credential_source` of an AWS config names, and
+// what SDKs find by looking around. They are asked for only where a profile
+// says so.
 //
 //   - ambient.go: the [broker.Minter], and where the endpoints are
 //   - fetch.go: asking the two kinds of endpoint
 //   - guard.go: which addresses are talked to: local ones, never our own
+//   - chain.go: where SDKs look for credentials, and what they would find first
+//   - environment.go: session credentials of the environment
 package ambient
 
 import (
