@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,14 +134,70 @@ func (b *Broker) Refresh(ctx context.Context, a Ask) (*Set, error) {
 	l.touch(time.Now())
 	joined := l.minting.Load() // a call that began earlier may fail of what is mended now
 	until := time.Now().Add(a.Patience)
-	set, err := l.await(ctx, a.Patience, true)
+	set, err := l.await(ctx, a.Patience, &force{})
 	if left := time.Until(until); err != nil && joined && left > 0 && ctx.Err() == nil {
-		set, err = l.await(ctx, left, true)
+		set, err = l.await(ctx, left, &force{})
 	}
 	if err != nil {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
 	}
 	return set, nil
+}
+
+// Login mints with a code of an MFA device: for the profile, or for the source of
+// it that waits for one. It then returns what the profile holds. Roles that
+// waited for the same login try again by themselves.
+func (b *Broker) Login(ctx context.Context, a Ask, code Secret) (*Set, error) {
+	e, err := b.entry(ctx, a)
+	if err != nil {
+		return nil, b.refuse(a, err)
+	}
+	t := b.loginOf(e)
+	if t == nil {
+		return nil, b.refuse(a, (&Error{Kind: KindConfig, Public: "it needs no login: nothing on its way asks a person for a code"}).forProfile(a.Profile))
+	}
+	l := b.lease(t)
+	l.touch(time.Now())
+	if _, err := l.await(ctx, a.Patience, &force{code}); err != nil {
+		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
+	}
+	b.mu.Lock()
+	var waited []*lease
+	for _, other := range b.leases {
+		other.mu.Lock()
+		if other.last != nil && other.last.Kind == KindLoginNeeded {
+			waited = append(waited, other)
+		}
+		other.mu.Unlock()
+	}
+	b.mu.Unlock()
+	for _, other := range waited {
+		other.retry()
+	}
+	return b.Get(ctx, a)
+}
+
+// loginOf is the profile, or the source of it, that a login is for: the first
+// from the source on that holds nothing fresh, else the first that ever needs
+// one; nil when none does.
+func (b *Broker) loginOf(e *entry) *entry {
+	var first, stale *entry
+	now := time.Now()
+	for p := e; p != nil; p = p.parent {
+		if p.MFA == "" {
+			continue
+		}
+		b.mu.Lock()
+		l := b.leases[p.key]
+		b.mu.Unlock()
+		first = p
+		if l == nil {
+			stale = p
+		} else if set := l.set.Load(); !set.usable(now) || set.Left(now) <= set.renewAt {
+			stale = p
+		}
+	}
+	return cmp.Or(stale, first)
 }
 
 func (b *Broker) refuse(a Ask, err error) error {
@@ -165,6 +222,9 @@ func (b *Broker) entry(ctx context.Context, a Ask) (*entry, error) {
 		return nil, &Error{Kind: KindForbidden, Profile: a.Profile, Public: "this caller may not have that profile, or there is none of that name; stsbroker status lists the profiles", Cause: why}
 	case e.Unservable != nil:
 		return nil, &Error{Kind: KindConfig, Profile: a.Profile, Public: "profile " + a.Profile + " is unservable: " + e.Unservable.Error()}
+	}
+	if e.Once && !a.Caller.Exec {
+		return nil, &Error{Kind: KindForbidden, Profile: a.Profile, Public: "profile " + a.Profile + " is for exec alone (" + e.Action + "): run stsbroker exec " + a.Profile + " -- COMMAND"}
 	}
 	return e, nil
 }
@@ -287,6 +347,9 @@ func resolve(profiles []Profile) map[string]*entry {
 				e.Unservable = fmt.Errorf("%s: its source %q is not a profile", e.Origin, e.Parent.Profile)
 			} else {
 				visit(p, append(path, e.Name))
+				if p.Once && e.Unservable == nil {
+					e.Unservable = fmt.Errorf("%s: its source %s is for exec alone, and cannot feed another profile", e.Origin, p.Name)
+				}
 				if p.Unservable != nil && e.Unservable == nil {
 					e.Unservable = fmt.Errorf("%s: its source %s is unservable: %w", e.Origin, p.Name, p.Unservable)
 				}
@@ -310,7 +373,7 @@ func resolve(profiles []Profile) map[string]*entry {
 		prefetched[e.key] = prefetched[e.key] || e.Prefetch
 	}
 	for _, e := range entries { // those that share a lease share this too
-		e.Prefetch = e.Unservable == nil && prefetched[e.key]
+		e.Prefetch = e.Unservable == nil && prefetched[e.key] && !e.Once
 	}
 	return entries
 }

@@ -10,6 +10,7 @@ type Credentials struct {
 	SessionToken    Secret
 	AccountID       string // 12 digits; "" when unknown
 	RoleARN         string // the role as asked for; "" when there is none
+	Region          string // whose endpoint issued it; "" where that means nothing
 
 	// Issued and Expires are on the issuer's clock (the Date header of its
 	// answer), so their difference is the true lifetime however wrong the

@@ -47,6 +47,7 @@ type Error struct {
 	Profile string
 	Code    string // the issuer's own code, such as "AccessDenied"; "" when it did not answer
 	Own     bool   // the trouble is this mint's own (its identity provider, its token), and says nothing of the issuer
+	Signer  bool   // the session credentials that signed are no longer accepted: renew those first
 	Public  string
 	Cause   error
 }
@@ -79,5 +80,8 @@ func (e *Error) forProfile(name string) *Error {
 	c := *e
 	c.Profile = name
 	c.Public = "profile " + name + ": " + e.Public
+	if e.Kind == KindLoginNeeded {
+		c.Public += "; run stsbroker login " + name
+	}
 	return &c
 }

@@ -42,6 +42,15 @@ func TestChain(t *testing.T) {
 				t.Errorf("%s: %d mints", sts.name, sts.mints())
 			}
 		}
+		// Warm: while its parents are fresh, a renewal of the last is one mint.
+		if _, err := b.Refresh(t.Context(), Ask{Profile: "hop4", Patience: patience}); err != nil {
+			t.Error(err)
+		}
+		for i, sts := range all {
+			if want := 1 + i/4; sts.mints() != want {
+				t.Errorf("%s: %d mints after a renewal of the last, want %d", sts.name, sts.mints(), want)
+			}
+		}
 		if _, err := b.ask("hop2"); kindOf(err) != KindForbidden {
 			t.Errorf("a hidden profile is served: %v", err)
 		}

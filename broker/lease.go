@@ -35,7 +35,8 @@ type lease struct {
 	mu     sync.Mutex
 	next   *flight // whose result callers wait for; nil when nobody does and no mint runs
 	forced bool
-	loaded bool // the store was asked
+	code   Secret // of an MFA device, for the next mint alone
+	loaded bool   // the store was asked
 	tries
 }
 
@@ -44,6 +45,18 @@ type spec struct {
 	Profile
 	parent *entry // nil: none, or a key
 	budget *budget
+}
+
+// byPerson reports whether only a person's asking may start a mint, and then
+// what is said to everybody else.
+func (s *spec) byPerson() *Error {
+	switch {
+	case s.Once:
+		return &Error{Kind: KindConfig, Public: s.Action + " is called for each exec, and what it issued is never renewed: run stsbroker exec again"}
+	case s.MFA != "":
+		return &Error{Kind: KindLoginNeeded, Public: "a code of the MFA device " + s.MFA + " is needed"}
+	}
+	return nil
 }
 
 // tries is what went wrong lately; zero when nothing did.
@@ -76,19 +89,22 @@ func (l *lease) get(ctx context.Context, now time.Time, patience time.Duration) 
 	if set.usable(now) && l.awake.Load() && !stepped(set, now) && !l.overdue(set, now) {
 		return set, nil
 	}
-	return l.await(ctx, patience, false)
+	return l.await(ctx, patience, nil)
 }
 
 // overdue reports whether renewal should have begun some while ago, has not
 // failed, and yet nobody works on it: the host slept through the moment.
 func (l *lease) overdue(set *Set, now time.Time) bool {
-	return set.Left(now) < set.renewAt-set.margin && !l.minting.Load() && !l.stale.Load()
+	return set.Left(now) < set.renewAt-set.margin && !l.minting.Load() && !l.stale.Load() && l.spec.Load().byPerson() == nil
 }
+
+// force is a person's wish that a mint be made now.
+type force struct{ code Secret }
 
 // await makes sure that somebody works on the lease, and waits for that only
 // if there is nothing to hand out, or if renewal should long have begun and has
-// not (a lapsed lease, a host that slept).
-func (l *lease) await(ctx context.Context, patience time.Duration, force bool) (*Set, error) {
+// not (a lapsed lease, a host that slept). must is nil where nobody insists.
+func (l *lease) await(ctx context.Context, patience time.Duration, must *force) (*Set, error) {
 	now := time.Now()
 	if set := l.set.Load(); set != nil && stepped(set, now) {
 		l.b.clockStepped(now)
@@ -100,20 +116,27 @@ func (l *lease) await(ctx context.Context, patience time.Duration, force bool) (
 	}
 	set := l.set.Load()
 	usable := set.usable(now)
-	if !usable && !force && l.last != nil && !l.last.Kind.Passes() && now.Before(l.retryAt) {
+	if !usable && must == nil && l.last != nil && !l.last.Kind.Passes() && now.Before(l.retryAt) {
 		err := l.last
 		l.mu.Unlock()
 		return nil, err
 	}
-	wait := force || !usable || l.overdue(set, now)
-	if l.startLocked() {
+	person := l.spec.Load().byPerson()
+	if !usable && must == nil && person != nil && !l.minting.Load() {
+		l.mu.Unlock()
+		return nil, person
+	}
+	wait := must != nil || !usable || l.overdue(set, now)
+	if l.startLocked() && person == nil {
 		wait = wait || set.Left(now) <= set.renewAt // it lapsed
 	}
 	if !wait {
 		l.mu.Unlock()
 		return set, nil
 	}
-	l.forced = l.forced || force && !l.minting.Load()
+	if must != nil {
+		l.forced, l.code = l.forced || !l.minting.Load(), must.code
+	}
 	f := l.flightLocked()
 	l.waiters.Add(1)
 	l.mu.Unlock()
@@ -136,7 +159,7 @@ func (l *lease) await(ctx context.Context, patience time.Duration, force bool) (
 	if err == nil {
 		return set, nil
 	}
-	if held := l.set.Load(); held.usable(time.Now()) && !force {
+	if held := l.set.Load(); held.usable(time.Now()) && must == nil {
 		return held, nil
 	}
 	return nil, err
@@ -229,10 +252,11 @@ func (l *lease) loop() {
 			return
 		case actMint:
 			l.minting.Store(true)
-			l.forced, l.began = false, time.Now()
+			code := l.code
+			l.forced, l.code, l.began = false, Secret{}, time.Now()
 			l.flightLocked()
 			l.mu.Unlock()
-			set, err := l.mint()
+			set, err := l.mint(code)
 			l.land(set, err)
 			continue
 		case actWait:
@@ -252,6 +276,7 @@ func (l *lease) loop() {
 func (l *lease) viewLocked(now time.Time) view {
 	v := view{
 		idle: l.idle(now), prefetch: l.spec.Load().Prefetch, waiting: l.waiters.Load() > 0, forced: l.forced,
+		person:   l.spec.Load().byPerson() != nil,
 		failures: l.failures, permanent: l.last != nil && !l.last.Kind.Passes(),
 		retryIn: l.retryAt.Sub(now), tried: now.Sub(l.began),
 	}
@@ -338,7 +363,7 @@ func (l *lease) load() {
 	asked := l.loaded
 	l.loaded = true
 	l.mu.Unlock()
-	if asked || l.set.Load() != nil {
+	if asked || l.set.Load() != nil || l.spec.Load().Once {
 		return
 	}
 	st, err := l.b.store.Load(l.ctx, l.key)
@@ -368,78 +393,110 @@ func (l *lease) urgency() urgency {
 	return u
 }
 
-// mint makes one call, from the parent's credentials to the checked answer.
-func (l *lease) mint() (*Set, *Error) {
+// mint makes one call, from the parent's credentials to the checked answer. If
+// STS no longer accepts those, they are renewed first, and it makes one more.
+func (l *lease) mint(code Secret) (*Set, *Error) {
 	s := l.spec.Load()
-	in, err := l.input(s)
-	if l.ctx.Err() != nil {
-		return nil, errStopping
+	note := ""
+	for {
+		in, signer, err := l.input(s)
+		if l.ctx.Err() != nil {
+			return nil, errStopping
+		}
+		if err != nil {
+			return nil, l.failed(s, 0, err)
+		}
+		in.Code = code
+		began := time.Now()
+		c, err := l.call(s, in)
+		took := time.Since(began)
+		if l.ctx.Err() != nil {
+			return nil, errStopping // dropped meanwhile: the outcome is nobody's
+		}
+		if err == nil {
+			err = complete(c)
+		}
+		var e *Error
+		if err != nil {
+			e = AsError(err)
+		}
+		for _, other := range s.budget.report(l, e) {
+			other.(*lease).retry()
+		}
+		switch {
+		case e == nil:
+			c.Note = joinNote(c.Note, note)
+			return l.issued(s, c, took)
+		case !e.Signer || signer == nil || note != "":
+			return nil, l.failed(s, took, e)
+		}
+		note = "STS no longer accepted the credentials of its source, so those were renewed first"
+		if err := l.b.lease(s.parent).renewPast(l.ctx, signer); err != nil {
+			return nil, l.failed(s, took, ofSource(s, err))
+		}
 	}
-	if err != nil {
-		return nil, l.failed(s, 0, err)
+}
+
+// renewPast makes sure that the set is not the current one any more.
+func (l *lease) renewPast(ctx context.Context, set *Set) error {
+	if l.set.Load() != set {
+		return nil
 	}
-	began := time.Now()
-	c, err := l.call(s, in)
-	took := time.Since(began)
-	if l.ctx.Err() != nil {
-		return nil, errStopping // dropped meanwhile: the outcome is nobody's
-	}
-	if err == nil {
-		err = complete(c)
-	}
-	var e *Error
-	if err != nil {
-		e = AsError(err)
-	}
-	for _, other := range s.budget.report(l, e) {
-		other.(*lease).retry()
-	}
-	if e != nil {
-		return nil, l.failed(s, took, e)
-	}
+	_, err := l.await(ctx, mintDeadline, &force{})
+	return err
+}
+
+// issued turns the answer into the lease's next set.
+func (l *lease) issued(s *spec, c Credentials, took time.Duration) (*Set, *Error) {
 	now := time.Now()
 	generation := uint64(1)
-	held := l.set.Load()
-	if held != nil {
+	if held := l.set.Load(); held != nil {
 		generation = held.Generation + 1
 	}
 	set := newSet(c, now, generation, l.b.rand())
 	if !set.usable(now) {
 		return nil, l.failed(s, took, &Error{Kind: KindUnavailable, Public: s.Action + " answered credentials that are as good as expired"})
 	}
-	if err := l.b.store.PutIfNewer(l.ctx, l.key, Stored{c, now}); err != nil {
+	if s.Once {
+		set.renewAt = 0
+	} else if err := l.b.store.PutIfNewer(l.ctx, l.key, Stored{c, now}); err != nil {
 		c.Note = joinNote(c.Note, "not stored: "+err.Error())
 	}
 	l.b.obs.Observe(Event{
-		Kind: EventMinted, Profile: s.Name, Action: s.Action, Region: s.Region, KeyID: c.AccessKeyID, Generation: generation,
-		Took: took, Left: set.Left(now), Renewal: set.Left(now) - set.renewAt, Note: c.Note,
+		Kind: EventMinted, Profile: s.Name, Action: s.Action, Region: regionOf(c, s), KeyID: c.AccessKeyID, Generation: generation,
+		Took: took, Left: set.Left(now), Renewal: max(0, set.Left(now)-set.renewAt), Note: c.Note,
 	})
 	return set, nil
 }
 
+// regionOf is where the set was minted, which may be another region than the profile's.
+func regionOf(c Credentials, s *spec) string {
+	if c.Region != "" {
+		return c.Region
+	}
+	return s.Region
+}
+
 func joinNote(a, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + "; " + b
 }
 
-// input waits for what signs the call, and for a place in the budget.
-func (l *lease) input(s *spec) (MintInput, error) {
-	var in MintInput
+// input waits for what signs the call, and for a place in the budget. signer is
+// the set that does, nil where a key does, or nothing.
+func (l *lease) input(s *spec) (in MintInput, signer *Set, err error) {
 	for {
-		var signer *Set
 		if s.parent != nil {
 			set, err := l.b.lease(s.parent).get(l.ctx, time.Now(), mintDeadline)
 			if err != nil {
-				e := AsError(err).forProfile(s.parent.Name)
-				e.Profile, e.Public = "", "its source, "+e.Public
-				return in, e
+				return in, nil, ofSource(s, err)
 			}
 			signer, in.Parent = set, set.Material()
 		}
 		if err := s.budget.acquire(l.ctx, l); err != nil {
-			return in, err
+			return in, nil, err
 		}
 		if signer == nil || signer.usable(time.Now()) {
 			break // a place may take long in an outage: a source that ran out meanwhile is asked for again
@@ -448,11 +505,23 @@ func (l *lease) input(s *spec) (MintInput, error) {
 	if s.Parent.Key != "" {
 		m, err := l.b.keys.Key(l.ctx, s.Parent.Key)
 		if err != nil {
-			return in, err
+			return in, nil, err
 		}
 		in.Parent = m
 	}
-	return in, nil
+	return in, signer, nil
+}
+
+// ofSource is an error of the profile's source. A login is asked for by the name
+// of the profile itself, and so passed on as it is.
+func ofSource(s *spec, err error) *Error {
+	e := AsError(err)
+	if e.Kind == KindLoginNeeded {
+		return e
+	}
+	e = e.forProfile(s.parent.Name)
+	e.Profile, e.Public = "", "its source, "+e.Public
+	return e
 }
 
 // call runs the minter on a context of its own: no caller's leaving ends it, and

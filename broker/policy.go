@@ -94,6 +94,7 @@ type view struct {
 	prefetch bool
 	waiting  bool // somebody waits for the next mint
 	forced   bool // a person asked for a mint
+	person   bool // only a person's asking may start one: it needs a code, or is for one child alone
 
 	failures  int           // in a row
 	permanent bool          // repeating cannot mend the last one
@@ -124,6 +125,11 @@ func decide(v view) (action, time.Duration) {
 		return actLapse, 0
 	case v.held && v.left > v.renewAt:
 		return actWait, v.left - v.renewAt
+	case v.person:
+		if v.prefetch {
+			return actWait, demandLeast
+		}
+		return actWait, max(window-v.idle, mintGap)
 	case v.permanent && !v.prefetch && !v.waiting && !usable:
 		return actWait, max(window-v.idle, mintGap) // nobody would get it: the next caller tries again
 	}

@@ -27,8 +27,11 @@ type Profile struct {
 	// STS counts them under. "" for mints that no one limits (a local process).
 	Bucket string
 
+	MFA string // the device whose code a person gives for each mint; "" when none does
+
 	Prefetch bool // minted at start and renewed without being asked for
 	Hidden   bool // feeds other profiles but is not served itself
+	Once     bool // minted by [Broker.Refresh] alone, for one child of exec: never renewed, never stored
 
 	Unservable error    // why it cannot be served, in words that name file, line and cure; nil when it can
 	Notes      []string // what a person should know before relying on it
@@ -57,6 +60,7 @@ type Minter interface {
 // MintInput is what the broker hands a [Minter] for one call.
 type MintInput struct {
 	Parent Material // zero when the profile has no parent
+	Code   Secret   // of an MFA device, given by a person for this one mint; zero for none
 }
 
 // Keys hands out long-term credentials from custody, by name. It is asked at
@@ -124,6 +128,7 @@ type Caller struct {
 	Remote netip.AddrPort // zero on a Unix socket
 	Peer   Peer
 	Token  string // id of the token shown, never its value; "" for none
+	Exec   bool   // a child of exec, or exec itself on its behalf
 }
 
 // Grant is the right that a token carries.
@@ -133,6 +138,7 @@ type Grant struct {
 	Profiles []string // in order; the first is the default
 	UID      uint32   // the second factor; read only when BoundUID
 	BoundUID bool
+	Exec     bool // of a child of exec: only these may have profiles that are minted once
 }
 
 // Admits is the second factor of a grant that is bound to a user: the kernel

@@ -11,14 +11,15 @@ type State string
 
 // States.
 const (
-	StateUnservable State = "unservable" // cannot be served until its definition is mended
-	StateIdle       State = "idle"       // nothing held, and nobody asked lately
-	StateMinting    State = "minting"    // nothing held yet, the mint runs
-	StateFresh      State = "fresh"      // held, and renewed in time
-	StateRenewing   State = "renewing"   // held, and the successor is being minted
-	StateFailing    State = "failing"    // held, but the last renewal failed
-	StateLapsed     State = "lapsed"     // held, but no longer renewed: nobody asked lately
-	StateError      State = "error"      // nothing held: the last mint failed
+	StateUnservable State = "unservable"   // cannot be served until its definition is mended
+	StateIdle       State = "idle"         // nothing held, and nobody asked lately
+	StateMinting    State = "minting"      // nothing held yet, the mint runs
+	StateFresh      State = "fresh"        // held, and renewed in time
+	StateRenewing   State = "renewing"     // held, and the successor is being minted
+	StateFailing    State = "failing"      // held, but the last renewal failed
+	StateLapsed     State = "lapsed"       // held, but no longer renewed: nobody asked lately
+	StateError      State = "error"        // nothing held: the last mint failed
+	StateLogin      State = "login-needed" // a person must log in, now or before what is held expires
 )
 
 // Status is how one profile stands at one moment. Durations are from then on.
@@ -27,7 +28,9 @@ type Status struct {
 	State      State
 	Origin     string
 	Action     string
-	Region     string
+	Region     string // of the profile
+	MintRegion string // whose endpoint issued what is held; "" when nothing is, or where that means nothing
+	MFA        string // the device whose code a login wants, for the profile or a source of it; "" for none
 	Source     string // "key NAME" or "profile NAME"; "" for none
 	AccountID  string
 	RoleARN    string
@@ -68,6 +71,9 @@ func (b *Broker) status(e *entry) Status {
 		s.State, s.Reason = StateUnservable, e.Unservable.Error()
 		return s
 	}
+	if t := b.loginOf(e); t != nil {
+		s.MFA = t.MFA
+	}
 	b.mu.Lock()
 	l := b.leases[e.key]
 	b.mu.Unlock()
@@ -83,8 +89,11 @@ func (b *Broker) status(e *entry) Status {
 	if last != nil {
 		s.LastError, s.Failures, s.RenewIn = last.Public, failures, retryIn
 	}
+	waits := e.MFA != "" || last != nil && last.Kind == KindLoginNeeded
 	if !set.usable(now) {
 		switch {
+		case waits && !minting:
+			s.State = StateLogin
 		case minting:
 			s.State = StateMinting
 		case last != nil:
@@ -93,11 +102,14 @@ func (b *Broker) status(e *entry) Status {
 		return s
 	}
 	s.AccountID, s.RoleARN, s.KeyID = set.AccountID, set.RoleARN, set.AccessKeyID
+	s.MintRegion = set.Region
 	s.Generation, s.Left, s.Expiration = set.Generation, set.Left(now), set.Expiration()
 	if set.Note != "" {
 		s.Notes = append(slices.Clip(s.Notes), set.Note)
 	}
 	switch {
+	case waits && set.Left(now) <= set.renewAt:
+		s.State = StateLogin
 	case last != nil:
 		s.State = StateFailing
 	case minting:

@@ -84,7 +84,7 @@ func (d *container) serve(w http.ResponseWriter, r *http.Request, conn *listen.C
 		d.refuse(w, statusOf(e.Kind), who, e)
 		return
 	}
-	who.Token = grant.ID
+	who.Token, who.Exec = grant.ID, grant.Exec
 	if grant.BoundUID {
 		var unknown error
 		who.Peer, unknown = conn.Peer()

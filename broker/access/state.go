@@ -168,7 +168,7 @@ func decode(secret broker.Secret, raw []byte) (map[string]*token, error) {
 		named[e.Name] = e.Kind == KindNamed
 		k := &token{
 			kind: e.Kind, uid: e.UID, created: e.Created,
-			grant: broker.Grant{ID: e.ID, Name: e.Name, Profiles: e.Profiles, BoundUID: e.Bound},
+			grant: broker.Grant{ID: e.ID, Name: e.Name, Profiles: e.Profiles, BoundUID: e.Bound, Exec: e.Kind == KindExec},
 		}
 		k.hash = sha256.Sum256([]byte(derive(secret, k)))
 		if e.Bound {

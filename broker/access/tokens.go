@@ -149,7 +149,7 @@ func (t *Tokens) ForChild(uid uint32, bind bool, profile, resume string) (i Issu
 }
 
 func newToken(kind Kind, uid uint32, bind bool, profile string) *token {
-	k := &token{kind: kind, uid: uid, grant: broker.Grant{Profiles: []string{profile}}}
+	k := &token{kind: kind, uid: uid, grant: broker.Grant{Profiles: []string{profile}, Exec: kind == KindExec}}
 	if bind {
 		k.grant.UID, k.grant.BoundUID = uid, true
 	}

@@ -6,10 +6,17 @@
 // config/resolve_credentials.go), and a fuzz test holds the two against each
 // other. Where it differs on purpose:
 //
-//   - what is not supported yet (mfa_serial, sso_*, login_session) makes a
-//     profile unservable; it is never ignored
+//   - what is not supported yet (sso_*, login_session) makes a profile
+//     unservable; it is never ignored
 //   - a value that the SDK would silently drop (empty, half a key pair, a
-//     duration out of range) makes the profile unservable
+//     duration out of range, a switch that is neither true nor false, a services
+//     section that is not there) makes the profile unservable
+//   - mfa_serial beside keys alone means a session that is minted with MFA; SDKs
+//     look at it for a role only
+//   - mfa_serial where no user's credentials sign (credential_source, a source
+//     that is a role) makes the profile unservable: AWS would refuse the call
+//   - sts_regional_endpoints counts, as in boto3 and the AWS CLI; the Go SDK
+//     knows no endpoint but the regional one
 //   - a source_profile that has long-term keys of its own signs with them, as
 //     boto3, the AWS CLI, JavaScript and Rust do, even if it names a role as
 //     well; the Go SDK would assume that role first
@@ -82,6 +89,8 @@ type Profile struct {
 	Region string // its own; "" when it sets none
 	Origin string // "FILE:LINE" of the header that defines how it mints
 
+	Endpoint Endpoint // of its own calls of STS; zero for a Process, which makes none
+
 	Session     *Session
 	Role        *Role
 	WebIdentity *WebIdentity
@@ -93,14 +102,21 @@ type Profile struct {
 
 // Session is a session of the long-term keys in the profile's own section, of
 // the credentials file or else the config file.
-type Session struct{}
+type Session struct {
+	MFASerial string // of the device whose code the session is minted with; "" for none
+}
 
 // Role is a role that is assumed with the credentials of Source.
+//
+// MFASerial is the profile's own: as in SDKs, none is inherited from a
+// source_profile. Where it is set, Source is a Key, or a Profile that is a
+// Process (which may hold a user's keys or session).
 type Role struct {
 	ARN         string
 	ExternalID  string        // "" for none
 	SessionName string        // "" when the file sets none
 	Duration    time.Duration // 15 min to 12 h; 0 when the file sets none
+	MFASerial   string        // of the device of the user who signs, 9 to 256 of [A-Za-z0-9_+=/:,.@-]; "" for none
 	Source      Source
 }
 
@@ -153,6 +169,7 @@ func Load(f Files) *Config {
 		return file
 	}
 	config, credentials := read(f.Config), read(f.Credentials)
+	r.services = services(config)
 	profiles, faults := awsini.Profiles(config, credentials)
 	c.Faults = append(c.Faults, faults...)
 	for _, p := range profiles {
@@ -177,6 +194,21 @@ func Load(f Files) *Config {
 	}
 	c.defaultKeys = defaultHasKeys(config) || defaultHasKeys(credentials)
 	return c
+}
+
+// services returns the services sections by name. SDKs look for them in the
+// config file alone.
+func services(config *awsini.File) map[string]*awsini.Section {
+	m := map[string]*awsini.Section{}
+	if config == nil {
+		return m
+	}
+	for i := range config.Sections {
+		if s := &config.Sections[i]; s.Type == awsini.TypeServices {
+			m[s.Name] = s
+		}
+	}
+	return m
 }
 
 // unreadable words the error of a file that is there and cannot be read.

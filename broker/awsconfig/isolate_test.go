@@ -19,6 +19,10 @@ func TestIsolate(t *testing.T) {
 		},
 		"every section":          {"# top\n[profile x]\nROLE_ARN = r\n[sso-session s]\nsso_region=r\n\n[y]\nrole_arn=r", "# top\n[profile x]\n[sso-session s]\n\n[y]\n"},
 		"the rest byte for byte": {"\ufeff[default]\r\n\tregion\t=\tr \r\n  s3 =\r\n    a = b\r\n\r\ngarbage\x00\xff\r\n[bad\r\nca_bundle = x", "\ufeff[default]\r\n\tregion\t=\tr \r\n  s3 =\r\n    a = b\r\n\r\ngarbage\x00\xff\r\n[bad\r\nca_bundle = x"},
+		"how STS and others are called": {
+			"[default]\nsts_regional_endpoints = legacy\nuse_fips_endpoint = true\nuse_dualstack_endpoint = true\nendpoint_url = u\nservices = s\nignore_configured_endpoint_urls = true\nmfa_serial = m\n[services s]\nsts =\n  endpoint_url = v\n",
+			"[default]\nsts_regional_endpoints = legacy\nuse_fips_endpoint = true\nuse_dualstack_endpoint = true\nendpoint_url = u\nservices = s\nignore_configured_endpoint_urls = true\n[services s]\nsts =\n  endpoint_url = v\n",
+		},
 		"continued values":       {"[x]\ncredential_process = a\n  --b\n  # c\n\n  d\nregion = r\n  more\n", "[x]\n\nregion = r\n  more\n"},
 		"nested":                 {"[x]\ns3 =\n  aws_secret_access_key = S\n    more\n  addressing_style = path\n", "[x]\ns3 =\n  addressing_style = path\n"},
 		"value on the next line": {"[x]\n aws_secret_access_key =\n wJalr\n region = r\n", "[x]\n region = r\n"},

@@ -22,6 +22,18 @@ const (
 	prefixSSO           = "sso_"
 )
 
+// The keys that say how STS is called. They are no credential keys: other
+// services are called by them too.
+const (
+	keyRegionalSTS = "sts_regional_endpoints"
+	keyFIPS        = "use_fips_endpoint"
+	keyDualStack   = "use_dualstack_endpoint"
+	keyIgnoreURLs  = "ignore_configured_endpoint_urls"
+	keyEndpointURL = "endpoint_url"
+	keyServices    = "services"
+	keyCABundle    = "ca_bundle"
+)
+
 // kindKeys returns the keys of which the Go SDK lets a profile have one only.
 func kindKeys() []string {
 	return []string{keySourceProfile, keyCredentialSource, keyProcess, keyWebIdentity}

@@ -33,7 +33,7 @@ func text(p Profile) string {
 		fmt.Fprintf(&b, " region=%s", p.Region)
 	}
 	if p.Session != nil {
-		b.WriteString(" session")
+		b.WriteString(strings.TrimSuffix(" session "+p.Session.MFASerial, " "))
 	}
 	if r := p.Role; r != nil {
 		fmt.Fprintf(&b, " role %+v", *r)
@@ -43,6 +43,9 @@ func text(p Profile) string {
 	}
 	if c := p.Process; c != nil {
 		fmt.Fprintf(&b, " process %q", c.Command)
+	}
+	if p.Endpoint != (Endpoint{}) {
+		fmt.Fprintf(&b, " endpoint %+v", p.Endpoint)
 	}
 	if p.Unservable != nil {
 		fmt.Fprintf(&b, " unservable: %v", p.Unservable)
@@ -64,6 +67,8 @@ func texts(list []Profile) []string {
 const (
 	keysA = "aws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\n"
 	noteS = " note: " + noteSession
+
+	serial = "arn:aws:iam::123456789012:mfa/me"
 )
 
 func TestProfiles(t *testing.T) {
@@ -79,45 +84,45 @@ func TestProfiles(t *testing.T) {
 		"static keys in the config file": {"[profile x]\n" + keysA, "", []string{"x C:1 session" + noteS}, nil},
 		"a role signs with the keys of its source": {
 			"[profile r]\nrole_arn = arn:r\nsource_profile = default\nexternal_id = e\nrole_session_name = me\nduration_seconds = 3600\nregion = us-east-1\n", "[default]\n" + keysA,
-			[]string{"default K:1 session" + noteS, "r C:1 region=us-east-1 role {ARN:arn:r ExternalID:e SessionName:me Duration:1h0m0s Source:{Key:default Profile: Ambient:}}"}, nil,
+			[]string{"default K:1 session" + noteS, "r C:1 region=us-east-1 role {ARN:arn:r ExternalID:e SessionName:me Duration:1h0m0s MFASerial: Source:{Key:default Profile: Ambient:}}"}, nil,
 		},
 		"a chain": {
 			"[profile a]\nrole_arn=ra\nsource_profile=b\n[profile b]\nrole_arn=rb\nsource_profile=c\n[profile c]\nrole_arn=rc\nsource_profile=d\n", "[d]\n" + keysA,
 			[]string{
-				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s Source:{Key: Profile:b Ambient:}}",
-				"b C:4 role {ARN:rb ExternalID: SessionName: Duration:0s Source:{Key: Profile:c Ambient:}}",
-				"c C:7 role {ARN:rc ExternalID: SessionName: Duration:0s Source:{Key:d Profile: Ambient:}}",
+				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile:b Ambient:}}",
+				"b C:4 role {ARN:rb ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile:c Ambient:}}",
+				"c C:7 role {ARN:rc ExternalID: SessionName: Duration:0s MFASerial: Source:{Key:d Profile: Ambient:}}",
 				"d K:1 session" + noteS,
 			}, nil,
 		},
 		"a role over its own keys": {
 			"[profile a]\nrole_arn=ra\nsource_profile=a\n", "[a]\n" + keysA,
-			[]string{"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s Source:{Key:a Profile: Ambient:}}"}, nil,
+			[]string{"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s MFASerial: Source:{Key:a Profile: Ambient:}}"}, nil,
 		},
 		"a role beside keys, without a source": {
 			"[profile a]\nrole_arn=ra\n", "[a]\n" + keysA,
-			[]string{"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s Source:{Key:a Profile: Ambient:}} note: " + noteOwnKeys}, nil,
+			[]string{"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s MFASerial: Source:{Key:a Profile: Ambient:}} note: " + noteOwnKeys}, nil,
 		},
 		"a source with keys and a role signs with the keys": {
 			"[profile a]\nrole_arn=ra\nsource_profile=b\n[profile b]\nrole_arn=rb\nsource_profile=b\n", "[b]\n" + keysA,
 			[]string{
-				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s Source:{Key:b Profile: Ambient:}} note: the keys of source_profile b sign directly, as in boto3 and the AWS CLI; the Go SDK would first assume the role that it names as well",
-				"b C:4 role {ARN:rb ExternalID: SessionName: Duration:0s Source:{Key:b Profile: Ambient:}}",
+				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s MFASerial: Source:{Key:b Profile: Ambient:}} note: the keys of source_profile b sign directly, as in boto3 and the AWS CLI; the Go SDK would first assume the role that it names as well",
+				"b C:4 role {ARN:rb ExternalID: SessionName: Duration:0s MFASerial: Source:{Key:b Profile: Ambient:}}",
 			}, nil,
 		},
 		"what looks like a circle ends at keys": {
 			"[profile a]\nrole_arn=ra\nsource_profile=b\n" + keysA + "[profile b]\nrole_arn=rb\nsource_profile=a\n", "",
 			[]string{
-				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s Source:{Key: Profile:b Ambient:}}",
-				"b C:6 role {ARN:rb ExternalID: SessionName: Duration:0s Source:{Key:a Profile: Ambient:}} note: the keys of source_profile a sign directly, as in boto3 and the AWS CLI; the Go SDK would first assume the role that it names as well",
+				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile:b Ambient:}}",
+				"b C:6 role {ARN:rb ExternalID: SessionName: Duration:0s MFASerial: Source:{Key:a Profile: Ambient:}} note: the keys of source_profile a sign directly, as in boto3 and the AWS CLI; the Go SDK would first assume the role that it names as well",
 			}, nil,
 		},
 		"ambient sources": {
 			"[profile a]\nrole_arn=ra\ncredential_source=Environment\n[profile b]\nrole_arn=rb\ncredential_source=Ec2InstanceMetadata\n[profile c]\nrole_arn=rc\ncredential_source=EcsContainer\n[profile d]\nrole_arn=rd\ncredential_source=environment\n", "",
 			[]string{
-				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s Source:{Key: Profile: Ambient:Environment}}",
-				"b C:4 role {ARN:rb ExternalID: SessionName: Duration:0s Source:{Key: Profile: Ambient:Ec2InstanceMetadata}}",
-				"c C:7 role {ARN:rc ExternalID: SessionName: Duration:0s Source:{Key: Profile: Ambient:EcsContainer}}",
+				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile: Ambient:Environment}}",
+				"b C:4 role {ARN:rb ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile: Ambient:Ec2InstanceMetadata}}",
+				"c C:7 role {ARN:rc ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile: Ambient:EcsContainer}}",
 				"d C:10 unservable: C:12: profile d: credential_source is none of Environment, Ec2InstanceMetadata, EcsContainer (in these letters)",
 			}, nil,
 		},
@@ -128,15 +133,56 @@ func TestProfiles(t *testing.T) {
 			[]string{
 				"p C:7 process \"\\\"/opt/my tool\\\" --profile \\\"x\\\"\"",
 				"w C:1 web {ARN:rw SessionName:s TokenFile:/t Duration:15m0s} note: " + noteMFA,
-				"x C:10 role {ARN:rx ExternalID: SessionName: Duration:0s Source:{Key: Profile:w Ambient:}}",
-				"y C:13 role {ARN:ry ExternalID: SessionName: Duration:0s Source:{Key: Profile:p Ambient:}}",
+				"x C:10 role {ARN:rx ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile:w Ambient:}}",
+				"y C:13 role {ARN:ry ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile:p Ambient:}}",
+			}, nil,
+		},
+		"a role with mfa, of a source, of its own keys, of a process": {
+			"[profile a]\nrole_arn=ra\nsource_profile=k\nmfa_serial=" + serial + "\n[profile b]\nrole_arn=rb\nmfa_serial=GAHT12345678\n" +
+				"[profile c]\nrole_arn=rc\nsource_profile=p\nmfa_serial=" + serial + "\n[profile p]\ncredential_process=c\n" +
+				"[profile d]\nrole_arn=rd\nsource_profile=a\n", "[k]\n" + keysA + "[b]\n" + keysA,
+			[]string{
+				"a C:1 role {ARN:ra ExternalID: SessionName: Duration:0s MFASerial:" + serial + " Source:{Key:k Profile: Ambient:}}",
+				"b C:5 role {ARN:rb ExternalID: SessionName: Duration:0s MFASerial:GAHT12345678 Source:{Key:b Profile: Ambient:}} note: " + noteOwnKeys,
+				"c C:8 role {ARN:rc ExternalID: SessionName: Duration:0s MFASerial:" + serial + " Source:{Key: Profile:p Ambient:}}",
+				"d C:14 role {ARN:rd ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile:a Ambient:}}",
+				"k K:1 session" + noteS,
+				"p C:12 process \"c\"",
+			}, nil,
+		},
+		"keys with mfa, which a role over them does not inherit": {
+			"[profile k]\nmfa_serial = " + serial + "\n[profile r]\nrole_arn=r\nsource_profile=k\n", "[k]\n" + keysA,
+			[]string{
+				"k K:1 session " + serial + " note: " + noteMFAKeys,
+				"r C:3 role {ARN:r ExternalID: SessionName: Duration:0s MFASerial: Source:{Key:k Profile: Ambient:}}",
+			}, nil,
+		},
+		"settings of the endpoint, of those that call STS, each its own": {
+			"[default]\nuse_fips_endpoint=true\n[profile k]\nuse_fips_endpoint = TRUE\nuse_dualstack_endpoint = False\n" +
+				"[profile r]\nrole_arn=r\nsource_profile=k\nsts_regional_endpoints=Legacy\nca_bundle=/c\n" +
+				"[profile p]\ncredential_process=c\nuse_fips_endpoint=maybe\nservices=none\nca_bundle=/c\n", "[k]\n" + keysA,
+			[]string{
+				"k K:1 session endpoint {Legacy:unset FIPS:on DualStack:off IgnoreURLs:unset URL: URLPlace:}" + noteS,
+				"p C:11 process \"c\"",
+				"r C:6 role {ARN:r ExternalID: SessionName: Duration:0s MFASerial: Source:{Key:k Profile: Ambient:}} endpoint {Legacy:on FIPS:unset DualStack:unset IgnoreURLs:unset URL: URLPlace:} note: " + noteCABundle,
+			},
+			[]string{"default C:1 unservable: C:1: profile default: it has no credentials: add role_arn with source_profile, aws_access_key_id with aws_secret_access_key, or credential_process"},
+		},
+		"an endpoint for sts comes before one for all, and ignored ones are kept": {
+			"[services s]\ns3 =\n  endpoint_url = https://s3\nsts =\n  endpoint_url = https://one\n  endpoint_url = https://sts\n[services o]\ns3 =\n  endpoint_url = https://s3\n" +
+				"[profile a]\nservices=s\nendpoint_url = https://all\nignore_configured_endpoint_urls = true\n[profile b]\nservices=o\nendpoint_url = https://all\n[profile c]\nservices = \nendpoint_url =\n",
+			"[a]\n" + keysA + "[b]\n" + keysA + "[c]\n" + keysA,
+			[]string{
+				"a K:1 session endpoint {Legacy:unset FIPS:unset DualStack:unset IgnoreURLs:on URL:https://sts URLPlace:C:6}" + noteS,
+				"b K:4 session endpoint {Legacy:unset FIPS:unset DualStack:unset IgnoreURLs:unset URL:https://all URLPlace:C:16}" + noteS,
+				"c K:7 session" + noteS,
 			}, nil,
 		},
 		"keys come before a process, and before web identity": {
 			"[profile p]\ncredential_process=c\n[profile w]\nrole_arn=rw\nweb_identity_token_file=/t\n", "[p]\n" + keysA + "[w]\n" + keysA,
 			[]string{
 				"p K:1 session note: its long-term keys come before its other ways to get credentials (credential_process), as in the Go SDK; other SDKs may choose differently" + noteS,
-				"w C:3 role {ARN:rw ExternalID: SessionName: Duration:0s Source:{Key:w Profile: Ambient:}} note: its long-term keys come before its other ways to get credentials (web_identity_token_file), as in the Go SDK; other SDKs may choose differently note: " + noteOwnKeys,
+				"w C:3 role {ARN:rw ExternalID: SessionName: Duration:0s MFASerial: Source:{Key:w Profile: Ambient:}} note: its long-term keys come before its other ways to get credentials (web_identity_token_file), as in the Go SDK; other SDKs may choose differently note: " + noteOwnKeys,
 			}, nil,
 		},
 		"one broken profile does not stop the others": {
@@ -170,11 +216,24 @@ func TestProfiles(t *testing.T) {
 // TestUnservable holds the words of each reason: file, line, profile, cure.
 func TestUnservable(t *testing.T) {
 	const role = "[profile x]\nrole_arn = r\n"
+	const noSerial = "mfa_serial is not one of an MFA device: copy the identifier of yours from the IAM console (arn:aws:iam::ACCOUNT:mfa/NAME, or the number on a hardware token)"
 	for name, c := range map[string]struct{ config, credentials, profile, want string }{
-		"mfa of a role":          {role + "source_profile=k\nmfa_serial=m\n", "[k]\n" + keysA, "x", "C:4: profile x: mfa_serial is not supported yet: name a profile that needs no MFA, or remove the line if the account does not ask for it"},
-		"mfa of an ambient role": {role + "credential_source=Environment\nmfa_serial=m\n", "", "x", "C:4: profile x: mfa_serial is not supported yet: name a profile that needs no MFA, or remove the line if the account does not ask for it"},
-		"mfa of keys":            {"[profile x]\nmfa_serial=m\n", "[x]\n" + keysA, "x", "C:2: profile x: mfa_serial is not supported yet: name a profile that needs no MFA, or remove the line if the account does not ask for it"},
-		"mfa of a source's keys": {role + "source_profile=k\n[profile k]\nmfa_serial=m\n", "[k]\n" + keysA, "x", "C:3: profile x: its source_profile cannot be served: C:5: profile k: mfa_serial is not supported yet: name a profile that needs no MFA, or remove the line if the account does not ask for it"},
+		"mfa that is no serial":  {role + "source_profile=k\nmfa_serial=arn:mfa me\n", "[k]\n" + keysA, "x", "C:4: profile x: " + noSerial},
+		"mfa that is too short":  {role + "source_profile=k\nmfa_serial=12345678\n", "[k]\n" + keysA, "x", "C:4: profile x: " + noSerial},
+		"mfa that is too long":   {role + "source_profile=k\nmfa_serial=" + strings.Repeat("m", 257) + "\n", "[k]\n" + keysA, "x", "C:4: profile x: " + noSerial},
+		"empty mfa":              {role + "source_profile=k\nmfa_serial=\n", "[k]\n" + keysA, "x", "C:4: profile x: mfa_serial has no value: add one, or remove the line"},
+		"mfa of an ambient role": {role + "credential_source=Environment\nmfa_serial=" + serial + "\n", "", "x", "C:4: profile x: mfa_serial cannot be used with credential_source, behind which is no user with an MFA device: name a source_profile that has the keys of the user, or remove the line"},
+		"mfa of keys":            {"[profile x]\nmfa_serial=m\n", "[x]\n" + keysA, "x", "C:2: profile x: " + noSerial},
+		"mfa of a source's keys": {role + "source_profile=k\n[profile k]\nmfa_serial=m\n", "[k]\n" + keysA, "x", "C:3: profile x: its source_profile cannot be served: C:5: profile k: " + noSerial},
+		"mfa over a role":        {role + "mfa_serial=" + serial + "\nsource_profile=y\n[profile y]\nrole_arn=ry\nsource_profile=k\nmfa_serial=" + serial + "\n", "[k]\n" + keysA, "x", "C:3: profile x: mfa_serial cannot be used here: source_profile y is a role, which no MFA device belongs to; move the line to the profile in the chain that signs with the keys of the user"},
+		"mfa over web identity":  {role + "mfa_serial=" + serial + "\nsource_profile=y\n[profile y]\nrole_arn=ry\nweb_identity_token_file=/t\n", "", "x", "C:3: profile x: mfa_serial cannot be used here: source_profile y is a role, which no MFA device belongs to; move the line to the profile in the chain that signs with the keys of the user"},
+		"above mfa over a role":  {role + "source_profile=y\n[profile y]\nrole_arn=ry\nsource_profile=z\nmfa_serial=" + serial + "\n[profile z]\nrole_arn=rz\nsource_profile=k\n", "[k]\n" + keysA, "x", "C:3: profile x: its source_profile cannot be served: C:7: profile y: mfa_serial cannot be used here: source_profile z is a role, which no MFA device belongs to; move the line to the profile in the chain that signs with the keys of the user"},
+		"regional endpoints":     {role + "credential_source=Environment\nsts_regional_endpoints=global\n", "", "x", "C:4: profile x: sts_regional_endpoints is neither legacy nor regional: correct it, or remove the line"},
+		"fips":                   {"[profile x]\nuse_fips_endpoint=yes\n", "[x]\n" + keysA, "x", "C:2: profile x: use_fips_endpoint is neither true nor false: correct it, or remove the line"},
+		"empty dualstack":        {"", "[x]\nuse_dualstack_endpoint=\n" + keysA, "x", "K:2: profile x: use_dualstack_endpoint is neither true nor false: correct it, or remove the line"},
+		"ignored urls":           {role + "web_identity_token_file=/t\nignore_configured_endpoint_urls=1\n", "", "x", "C:4: profile x: ignore_configured_endpoint_urls is neither true nor false: correct it, or remove the line"},
+		"missing services":       {role + "credential_source=Environment\nservices=s\n[profile s]\n", "[s]\nregion=r\n", "x", "C:4: profile x: services s does not exist: correct the name, or add the section"},
+		"services with bad line": {role + "credential_source=Environment\nservices=s\n[services s]\nword\n", "", "x", "C:6: profile x: the line is not a section header, a key = value or a comment"},
 		"old sso":                {"[profile x]\nsso_start_url=u\nsso_region=r\n" + keysA, "", "x", "C:3: profile x: sso_region is not supported yet: use the profile with the AWS CLI, or remove its sso_region line if it has other credentials"},
 		"unknown sso key":        {"[profile x]\nsso_anything=u\n", "", "x", "C:2: profile x: sso_* is not supported yet: use the profile with the AWS CLI, or remove its sso_* line if it has other credentials"},
 		"login session":          {"[profile x]\nlogin_session=u\n", "", "x", "C:2: profile x: login_session is not supported yet: use the profile with the AWS CLI, or remove its login_session line if it has other credentials"},
@@ -328,6 +387,7 @@ func TestMessagesHoldNoSecret(t *testing.T) {
 	for _, line := range []string{
 		"source_profile", "credential_source", "credential_process", "role_arn", "duration_seconds", "region", "mfa_serial", "external_id", "role_session_name",
 		"web_identity_token_file", "sso_session", "login_session", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
+		"sts_regional_endpoints", "use_fips_endpoint", "use_dualstack_endpoint", "ignore_configured_endpoint_urls", "endpoint_url", "services", "ca_bundle",
 	} {
 		for _, before := range []string{"", "role_arn = r\n", keysA, "role_arn = r\nsource_profile = x\n"} {
 			cfg, _ := load(t, "[profile x]\n"+before+line+" = "+secret+"\n[profile y]\n"+secret+"\n"+secret+" =\n["+secret+"\n["+secret+"]\n", "[x]\n"+line+"\n")

@@ -26,13 +26,16 @@ const (
 	noteKeysWin  = "its long-term keys come before its other ways to get credentials (%s), as in the Go SDK; other SDKs may choose differently"
 	noteRoleSkip = "the keys of source_profile %s sign directly, as in boto3 and the AWS CLI; the Go SDK would first assume the role that it names as well"
 	noteMFA      = "mfa_serial is not used: the profile assumes its role without a signature of yours"
+	noteMFAKeys  = "its session is minted with a code of the device in mfa_serial; SDKs and the AWS CLI look at that line in profiles with role_arn only"
+	noteCABundle = "ca_bundle is not used: name the file in AWS_CA_BUNDLE"
 )
 
 // resolver turns merged sections into profiles: first what each says for
 // itself, then where the chains of sources lead.
 type resolver struct {
-	nodes  map[string]*node
-	unread map[string]string // by path: what is wrong with a file that is there
+	nodes    map[string]*node
+	services map[string]*awsini.Section // by name
+	unread   map[string]string          // by path: what is wrong with a file that is there
 }
 
 // node is a profile on its way to being resolved.
@@ -66,7 +69,11 @@ func (r *resolver) resolve(profiles []*awsini.Profile) []Profile {
 	}
 	for _, p := range profiles {
 		n := r.nodes[p.Name]
-		if err := r.define(n); err != nil {
+		err := r.define(n)
+		if err == nil {
+			err = r.endpoint(n)
+		}
+		if err != nil {
 			n.fail(err, n)
 		}
 	}
@@ -85,7 +92,7 @@ func (r *resolver) resolve(profiles []*awsini.Profile) []Profile {
 // fail makes the profile unservable, once.
 func (n *node) fail(err error, root *node) {
 	n.out.Session, n.out.Role, n.out.WebIdentity, n.out.Process = nil, nil, nil, nil
-	n.out.Notes = nil
+	n.out.Endpoint, n.out.Notes = Endpoint{}, nil
 	n.out.Unservable = err
 	n.root = root
 }
@@ -131,8 +138,8 @@ func (r *resolver) define(n *node) error {
 		return err
 	}
 	mfa, hasMFA := n.Get(keyMFASerial)
-	if hasMFA && (hasSource || hasAmbient || n.hasKeys) {
-		return n.atKey(mfa, "mfa_serial is not supported yet: name a profile that needs no MFA, or remove the line if the account does not ask for it")
+	if hasMFA && (hasSource || n.hasKeys) && !validSerial(mfa.Value) {
+		return n.atKey(mfa, "mfa_serial is not one of an MFA device: copy the identifier of yours from the IAM console (arn:aws:iam::ACCOUNT:mfa/NAME, or the number on a hardware token)")
 	}
 
 	if n.hasKeys && !hasSource {
@@ -145,20 +152,24 @@ func (r *resolver) define(n *node) error {
 		if !hasRole {
 			key, _ := n.Get(awsini.KeyID)
 			n.from(key)
-			n.out.Session = &Session{}
-			n.note(noteSession)
+			n.out.Session = &Session{MFASerial: mfa.Value}
+			if hasMFA {
+				n.note(noteMFAKeys)
+			} else {
+				n.note(noteSession)
+			}
 			return nil
 		}
 		n.from(role)
 		n.note(noteOwnKeys)
-		n.out.Role = n.role(role, duration, Source{Key: n.Name})
+		n.out.Role = n.role(role, duration, mfa.Value, Source{Key: n.Name})
 		return nil
 	}
 	switch {
 	case hasSource:
 		n.from(role)
 		s, err := r.source(n, source)
-		n.out.Role = n.role(role, duration, s)
+		n.out.Role = n.role(role, duration, mfa.Value, s)
 		return err
 	case hasAmbient:
 		switch ambient.Value {
@@ -166,8 +177,11 @@ func (r *resolver) define(n *node) error {
 		default:
 			return n.atKey(ambient, "credential_source is none of %s, %s, %s (in these letters)", AmbientEnvironment, AmbientEC2, AmbientECS)
 		}
+		if hasMFA {
+			return n.atKey(mfa, "mfa_serial cannot be used with credential_source, behind which is no user with an MFA device: name a source_profile that has the keys of the user, or remove the line")
+		}
 		n.from(role)
-		n.out.Role = n.role(role, duration, Source{Ambient: ambient.Value})
+		n.out.Role = n.role(role, duration, "", Source{Ambient: ambient.Value})
 	case hasWeb:
 		n.from(role)
 		if hasMFA {
@@ -242,13 +256,17 @@ func (r *resolver) follow(n *node) {
 	}
 	for _, c := range slices.Backward(chain) {
 		c.state = settled
-		if s := r.parent(c); s != nil && s.root != nil {
-			p, _ := c.Get(keySourceProfile)
-			if s.root == s {
-				c.fail(c.atKey(p, "its source_profile cannot be served: %w", s.out.Unservable), s)
-			} else {
-				c.fail(c.atKey(p, "its source_profile %s leads to a profile that cannot be served: %w", awsini.Shown(s.Name), s.root.out.Unservable), s.root)
-			}
+		s := r.parent(c)
+		p, _ := c.Get(keySourceProfile)
+		switch {
+		case s == nil:
+		case s.root == s:
+			c.fail(c.atKey(p, "its source_profile cannot be served: %w", s.out.Unservable), s)
+		case s.root != nil:
+			c.fail(c.atKey(p, "its source_profile %s leads to a profile that cannot be served: %w", awsini.Shown(s.Name), s.root.out.Unservable), s.root)
+		case c.out.Role.MFASerial != "" && c.out.Role.Source.Profile != "" && s.out.Process == nil:
+			mfa, _ := c.Get(keyMFASerial)
+			c.fail(c.atKey(mfa, "mfa_serial cannot be used here: source_profile %s is a role, which no MFA device belongs to; move the line to the profile in the chain that signs with the keys of the user", awsini.Shown(s.Name)), c)
 		}
 	}
 }
@@ -290,8 +308,8 @@ func (r *resolver) failLoop(loop []*node) {
 	}
 }
 
-func (n *node) role(arn awsini.Property, d time.Duration, s Source) *Role {
-	return &Role{ARN: arn.Value, ExternalID: value(n.Profile, keyExternalID), SessionName: value(n.Profile, keySessionName), Duration: d, Source: s}
+func (n *node) role(arn awsini.Property, d time.Duration, mfa string, s Source) *Role {
+	return &Role{ARN: arn.Value, ExternalID: value(n.Profile, keyExternalID), SessionName: value(n.Profile, keySessionName), Duration: d, MFASerial: mfa, Source: s}
 }
 
 // from sets the origin to the header above the property that decides.
@@ -423,6 +441,15 @@ func (n *node) duration(hasRole bool) (time.Duration, error) {
 func value(p *awsini.Profile, key string) string {
 	v, _ := p.Get(key)
 	return v.Value
+}
+
+// validSerial reports whether a value has the form of serialNumberType: AWS STS
+// API reference, AssumeRole, SerialNumber.
+func validSerial(s string) bool {
+	const least, most = 9, 256
+	return len(s) >= least && len(s) <= most && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_+=/:,.@-", r)
+	})
 }
 
 // validRegion reports whether a value can stand in a host name and on a line of

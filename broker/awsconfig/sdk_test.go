@@ -1,6 +1,7 @@
 package awsconfig
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -11,7 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/stsbroker/stsbroker/internal/awsini"
 )
@@ -23,7 +26,11 @@ import (
 // each would mean credentials other than those that the person had in mind, or
 // a step that is not supported yet. With any other reason, the SDK refuses too.
 var onPurpose = []string{
-	"is not supported",               // mfa_serial, sso_*, login_session, role_arn beside credential_process: never ignored
+	"is not supported",               // sso_*, login_session, role_arn beside credential_process: never ignored
+	"mfa_serial is not one",          // STS would say so
+	"mfa_serial cannot be used",      // nobody who signs has a device
+	"is neither",                     // the SDK takes what is not true for false, and knows no sts_regional_endpoints
+	"add the section",                // the SDK goes on without the section
 	"has no value",                   // the SDK goes on as if the line were not there
 	"goes on in the next line",       // the SDK takes a newline into the value
 	"is missing from the section",    // the SDK lets half a pair in one file disappear behind the other file
@@ -134,9 +141,13 @@ func compareProfile(t *testing.T, p Profile, m *awsini.Profile, sdk config.Share
 	} else {
 		eq("region", p.Region, "")
 	}
+	if p.Process == nil {
+		compareEndpoint(t, p.Endpoint, m, sdk, eq)
+	}
 	switch {
 	case p.Session != nil:
 		eq("role", "", sdk.RoleARN)
+		eq("mfa serial", p.Session.MFASerial, sdk.MFASerial)
 		eq("source", "", sdk.SourceProfileName)
 		eq("access key id", value(m, awsini.KeyID), sdk.Credentials.AccessKeyID)
 		eq("secret", value(m, awsini.SecretKey), sdk.Credentials.SecretAccessKey)
@@ -145,6 +156,7 @@ func compareProfile(t *testing.T, p Profile, m *awsini.Profile, sdk config.Share
 		eq("role", p.Role.ARN, sdk.RoleARN)
 		eq("external id", p.Role.ExternalID, sdk.ExternalID)
 		eq("session name", p.Role.SessionName, sdk.RoleSessionName)
+		eq("mfa serial", p.Role.MFASerial, sdk.MFASerial)
 		// As decimal numbers, like boto3; the SDK knows octal, too.
 		if v, ok := m.Get(keyDuration); !ok {
 			eq("duration", p.Role.Duration.String(), "0s")
@@ -186,6 +198,25 @@ func compareProfile(t *testing.T, p Profile, m *awsini.Profile, sdk config.Share
 	}
 }
 
+// compareEndpoint holds the settings of the endpoint against the SDK's, which
+// reads all but sts_regional_endpoints.
+func compareEndpoint(t *testing.T, e Endpoint, m *awsini.Profile, sdk config.SharedConfig, eq func(what, ours, theirs string)) {
+	t.Helper()
+	eq("FIPS", e.FIPS.String(), map[aws.FIPSEndpointState]string{aws.FIPSEndpointStateUnset: "unset", aws.FIPSEndpointStateDisabled: "off", aws.FIPSEndpointStateEnabled: "on"}[sdk.UseFIPSEndpoint])
+	eq("dual-stack", e.DualStack.String(), map[aws.DualStackEndpointState]string{aws.DualStackEndpointStateUnset: "unset", aws.DualStackEndpointStateDisabled: "off", aws.DualStackEndpointStateEnabled: "on"}[sdk.UseDualStackEndpoint])
+	for _, key := range []string{keyIgnoreURLs, keyEndpointURL, keyServices} {
+		// Of a profile that stands in both files, the SDK forgets these of the
+		// credentials file; boto3 and the AWS CLI do not.
+		if v, ok := m.Get(key); ok && v.File != m.File {
+			return
+		}
+	}
+	ignore, found, _ := sdk.GetIgnoreConfiguredEndpoints(t.Context())
+	eq("ignored URLs", e.IgnoreURLs.String(), map[[2]bool]string{{}: "unset", {false, true}: "off", {true, true}: "on"}[[2]bool{ignore, found}])
+	url, _, _ := sdk.GetServiceBaseEndpoint(t.Context(), sts.ServiceID)
+	eq("endpoint URL", e.URL, cmp.Or(url, sdk.BaseEndpoint))
+}
+
 // seeds are pairs of files that the SDK and this package must agree on.
 var seeds = [][2]string{
 	{"[default]\nregion = eu-west-1\noutput = json\n", "[default]\n" + keysA},
@@ -207,7 +238,14 @@ var seeds = [][2]string{
 	{"[profile a]\nsource_profile = b\n[profile b]\nweb_identity_token_file=t\n[profile c]\ncredential_source=Environment\n", "[b]\n" + keysA},
 	{"[profile a]\nsso_session=s\nsso_account_id=1\nsso_role_name=r\n[sso-session s]\nsso_region=r\nsso_start_url=u\n[profile b]\nrole_arn=r\nsource_profile=a\n", ""},
 	{"[profile a]\nlogin_session=s\n", ""},
-	{"[profile a]\nrole_arn=r\nsource_profile=k\nmfa_serial=m\n", "[k]\n" + keysA},
+	{"[profile a]\nrole_arn=r\nsource_profile=k\nmfa_serial=" + serial + "\n", "[k]\n" + keysA + "mfa_serial = GAHT12345678\n"},
+	{"[profile a]\nrole_arn=r\nsource_profile=b\n[profile b]\nrole_arn=r\nsource_profile=b\nmfa_serial=" + serial + "\n", "[b]\n" + keysA},
+	{"[profile a]\nrole_arn=r\nmfa_serial=" + serial + "\nsource_profile=p\n[profile p]\ncredential_process=c\n", ""},
+	{"[profile a]\nrole_arn=r\nmfa_serial=" + serial + "\ncredential_source=Environment\n", ""},
+	{"[profile a]\nuse_fips_endpoint = TRUE\nuse_dualstack_endpoint = false\nsts_regional_endpoints = legacy\n[profile b]\nuse_fips_endpoint = yes\nrole_arn=r\nsource_profile=a\n", "[a]\n" + keysA + "use_fips_endpoint = False\n"},
+	{"[profile a]\nservices = s\nendpoint_url = https://all # c\nrole_arn=r\ncredential_source=Environment\n[services s]\ns3 =\n  endpoint_url = u\nsts =\n  endpoint_url = https://sts # c\n", ""},
+	{"[profile a]\nservices = s\nendpoint_url = u\nignore_configured_endpoint_urls = true\nrole_arn=r\ncredential_source=Environment\n[services s]\nsts = x\n  endpoint_url = v\n", ""},
+	{"[profile a]\nservices = nope\nignore_configured_endpoint_urls = false\nrole_arn=r\ncredential_source=Environment\n", ""},
 	{"[default]\nregion=a\n[profile default]\noutput=json\n[x]\nregion=b\n", "[profile x]\nregion=c\n[default]\nregion=d\n"},
 	{"[profile x]\nregion=a\n[profile y]\n[profile x]\nregion=b\ncredential_process=c\n", ""},
 	{"[profile x]\r\ns3 =\r\n  region = no\r\nregion = yes\r\n  output = json\r\ncredential_process=c\r\n", ""},
@@ -235,7 +273,8 @@ func TestRandomFilesAgainstSDK(t *testing.T) {
 		"aws_access_key_id = AKIAIOSFODNN7EXAMPLE", "aws_secret_access_key = s", "aws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = s",
 		"aws_session_token = t", "aws_access_key_id =", "role_arn = r", "role_arn = r", "source_profile = a", "source_profile = b", "source_profile = c", "source_profile = default",
 		"credential_source = Environment", "credential_process = c", "web_identity_token_file = t", "external_id = e", "role_session_name = n", "duration_seconds = 3600",
-		"duration_seconds = 1", "mfa_serial = m", "sso_region = r", "login_session = l", "region = r", "region = s", "  region = t", "s3 =\n  region = u", "  more", "output = json # c",
+		"duration_seconds = 1", "mfa_serial = m", "mfa_serial = " + serial, "use_fips_endpoint = true", "use_dualstack_endpoint = False", "use_fips_endpoint = x",
+		"sts_regional_endpoints = legacy", "endpoint_url = u", "services = s", "ignore_configured_endpoint_urls = true", "sts =\n  endpoint_url = v", "sts =", "sso_region = r", "login_session = l", "region = r", "region = s", "  region = t", "s3 =\n  region = u", "  more", "output = json # c",
 		"role_arn =", "; c", "", "word",
 	}
 	const pairs = 1500
@@ -251,7 +290,7 @@ func TestRandomFilesAgainstSDK(t *testing.T) {
 		return b.String()
 	}
 	for range pairs {
-		configFile := file("[default]", "[profile a]", "[profile b]", "[profile c]", "[profile default]", "[a]", "[sso-session s]")
+		configFile := file("[default]", "[profile a]", "[profile b]", "[profile c]", "[profile default]", "[a]", "[sso-session s]", "[services s]")
 		credentials := file("[default]", "[a]", "[b]", "[profile c]")
 		compare(t, configFile, credentials)
 		if t.Failed() {

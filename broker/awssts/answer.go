@@ -17,51 +17,53 @@ const expirySlack = 5 * time.Minute
 // asked for, in seconds, nil for none; now is the time on the issuer's clock.
 // An answer that does not fit is refused with [broker.KindUnavailable]: it is
 // never served, and asking again may bring the right one.
-func (m *minter) believe(g grant, n *int32, now time.Time) (broker.Credentials, error) {
+func (m *minter) believe(c Call, p prepared, g grant, n *int32, now time.Time) (broker.Credentials, error) {
+	no := func(why string) (broker.Credentials, error) { return broker.Credentials{}, refuse(c, why) }
 	if g.creds == nil {
-		return m.refuse("it holds no credentials")
+		return no("it holds no credentials")
 	}
 	id, secret, token := aws.ToString(g.creds.AccessKeyId), aws.ToString(g.creds.SecretAccessKey), aws.ToString(g.creds.SessionToken)
 	expires := aws.ToTime(g.creds.Expiration)
 	switch {
 	case !broker.ValidKeyID(id):
-		return m.refuse("its access key id is empty or malformed")
+		return no("its access key id is empty or malformed")
 	case !visible(secret):
-		return m.refuse("its secret access key is empty or malformed")
+		return no("its secret access key is empty or malformed")
 	case !visible(token):
-		return m.refuse("its session token is empty or malformed")
+		return no("its session token is empty or malformed")
 	case expires.IsZero():
-		return m.refuse("it has no expiration")
+		return no("it has no expiration")
 	case !expires.After(now):
-		return m.refuse(fmt.Sprintf("its credentials expired at %s, and it is %s by its own clock", stamp(expires), stamp(now)))
+		return no(fmt.Sprintf("its credentials expired at %s, and it is %s by its own clock", stamp(expires), stamp(now)))
 	case n != nil && expires.After(now.Add(time.Duration(*n)*time.Second+expirySlack)):
-		return m.refuse(fmt.Sprintf("its credentials expire at %s, later than the %s asked for allow", stamp(expires), period(*n)))
+		return no(fmt.Sprintf("its credentials expire at %s, later than the %s asked for allow", stamp(expires), period(*n)))
+	case !p.latest.IsZero() && !p.latest.After(now):
+		return no(fmt.Sprintf("the assertion's session ended at %s, and it is %s by its own clock", stamp(p.latest), stamp(now)))
 	}
-	account := AccountOf(m.call.ARN)
-	if m.call.ARN != "" {
-		user := ""
-		if g.user != nil {
-			user = aws.ToString(g.user.Arn)
-		}
-		switch {
-		case user == "" && m.compatible: // such stores leave it empty
-		case !sameRole(m.call.ARN, m.session, user):
-			return m.refuse(fmt.Sprintf("it is for %q", clean(user)))
-		}
+	if !p.latest.IsZero() && expires.After(p.latest) {
+		expires = p.latest
+	}
+	note, account, principal := "", p.account, aws.ToString(g.principal)
+	switch {
+	case p.holds == nil:
+	case principal == "" && m.compatible:
+		note = "the answer does not say whose credentials these are"
+	case !p.holds(principal):
+		return no(fmt.Sprintf("it is for %q", clean(principal)))
+	case account == "":
+		account = AccountOf(principal)
 	}
 	return broker.Credentials{
 		AccessKeyID:     id,
 		SecretAccessKey: broker.NewSecret(secret),
 		SessionToken:    broker.NewSecret(token),
 		AccountID:       account,
-		RoleARN:         m.call.ARN,
+		RoleARN:         p.arn,
+		Region:          c.Region,
 		Issued:          now,
 		Expires:         expires,
+		Note:            note,
 	}, nil
-}
-
-func (m *minter) refuse(why string) (broker.Credentials, error) {
-	return broker.Credentials{}, refuse(m.call, why)
 }
 
 func refuse(c Call, why string) *broker.Error {
@@ -72,7 +74,8 @@ func refuse(c Call, why string) *broker.Error {
 }
 
 // sameRole reports whether user, the ARN of an assumed role, is the session of
-// the role that was asked for. AWS drops the role's path; some stores keep it.
+// the role that was asked for; of any name, if session is "". AWS drops the
+// role's path; some stores keep it.
 //
 //	arn:aws:iam::123456789012:role/path/deploy
 //	arn:aws:sts::123456789012:assumed-role/deploy/SESSION
@@ -82,9 +85,12 @@ func sameRole(role, session, user string) bool {
 		return false
 	}
 	name := r[5][strings.LastIndexByte(r[5], '/')+1:]
-	kind, rest, _ := strings.Cut(u[5], "/")
-	return u[0] == "arn" && u[1] == r[1] && u[2] == "sts" && u[4] == r[4] &&
-		kind == "assumed-role" && (rest == name+"/"+session || strings.HasSuffix(rest, "/"+name+"/"+session))
+	path, got := u[5], ""
+	if i := strings.LastIndexByte(u[5], '/'); i >= 0 {
+		path, got = u[5][:i], u[5][i+1:]
+	}
+	return u[0] == "arn" && u[1] == r[1] && u[2] == "sts" && u[4] == r[4] && got != "" && (session == "" || got == session) &&
+		strings.HasPrefix(path, "assumed-role/") && strings.HasSuffix(path, "/"+name)
 }
 
 // visible reports whether s is not empty and all visible ASCII, as what goes

@@ -21,10 +21,10 @@ func TestAnswersAreHeldAgainstTheQuestion(t *testing.T) {
 	good := func() grant {
 		return grant{
 			&types.Credentials{AccessKeyId: aws.String("ASIAIOSFODNN7EXAMPLE"), SecretAccessKey: aws.String("secret/+="), SessionToken: aws.String("token=="), Expiration: aws.Time(now.Add(time.Hour))},
-			&types.AssumedRoleUser{Arn: aws.String("arn:aws:sts::123456789012:assumed-role/deploy/tester")},
+			aws.String("arn:aws:sts::123456789012:assumed-role/deploy/tester"),
 		}
 	}
-	user := func(arn string) func(*grant) { return func(g *grant) { g.user.Arn = &arn } }
+	user := func(arn string) func(*grant) { return func(g *grant) { g.principal = &arn } }
 	key := func(id string) func(*grant) { return func(g *grant) { g.creds.AccessKeyId = &id } }
 	expires := func(d time.Duration) func(*grant) {
 		return func(g *grant) { g.creds.Expiration = aws.Time(now.Add(d)) }
@@ -50,8 +50,8 @@ func TestAnswersAreHeldAgainstTheQuestion(t *testing.T) {
 		"expired":                   {expires(-time.Second), true, "expired at 2026-11-05T11:59:59Z"},
 		"expires now":               {expires(0), true, "expired at"},
 		"lives longer than asked":   {expires(65*time.Minute + time.Second), false, "later than the 1h asked for"},
-		"nobody":                    {func(g *grant) { g.user = nil }, false, `it is for ""`},
-		"nobody, compatible":        {func(g *grant) { g.user = nil }, true, ""},
+		"nobody":                    {func(g *grant) { g.principal = nil }, false, `it is for ""`},
+		"nobody, compatible":        {func(g *grant) { g.principal = nil }, true, ""},
 		"other role":                {user("arn:aws:sts::123456789012:assumed-role/admin/tester"), false, "it is for"},
 		"other role, compatible":    {user("arn:aws:sts::123456789012:assumed-role/admin/tester"), true, "it is for"},
 		"longer name":               {user("arn:aws:sts::123456789012:assumed-role/xdeploy/tester"), false, "it is for"},
@@ -64,12 +64,15 @@ func TestAnswersAreHeldAgainstTheQuestion(t *testing.T) {
 		"unprintable":               {user("arn:aws:sts::1:\x1b[2J\n"), false, "it is for"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := &minter{call: Call{Action: "AssumeRole", Region: region, ARN: deploy}, session: "tester", compatible: c.compatible}
+			m, call := &minter{compatible: c.compatible}, Call{Action: "AssumeRole", Region: region, ARN: deploy}
 			g := good()
 			c.change(&g)
-			got, err := m.believe(g, aws.Int32(3600), now)
+			got, err := m.believe(call, assuming(deploy, "tester"), g, aws.Int32(3600), now)
 			if c.want == "" {
-				if err != nil || got.AccessKeyID != *g.creds.AccessKeyId || !got.Issued.Equal(now) || got.SecretAccessKey.Reveal() != "secret/+=" {
+				if noted := g.principal == nil; noted != (got.Note != "") {
+					t.Errorf("note %q", got.Note)
+				}
+				if err != nil || got.Region != region || got.AccessKeyID != *g.creds.AccessKeyId || !got.Issued.Equal(now) || got.SecretAccessKey.Reveal() != "secret/+=" {
 					t.Errorf("got %+v, %v", got, err)
 				}
 				return
@@ -81,10 +84,10 @@ func TestAnswersAreHeldAgainstTheQuestion(t *testing.T) {
 		})
 	}
 	t.Run("no duration asked for", func(t *testing.T) {
-		m := &minter{call: Call{Action: "AssumeRoleWithWebIdentity", Region: region}, compatible: true}
+		m := &minter{compatible: true}
 		g := good()
 		expires(1000 * time.Hour)(&g)
-		if _, err := m.believe(g, nil, now); err != nil {
+		if _, err := m.believe(Call{Action: "AssumeRoleWithWebIdentity", Region: region}, assuming("", "tester"), g, nil, now); err != nil {
 			t.Error(err)
 		}
 	})

@@ -9,11 +9,16 @@ import (
 )
 
 // digestOf covers a whole SDK input, whatever fields it has or will have, and
-// where it is sent. more is what reaches the input only at the time of a mint,
-// such as the name of a token file, as pairs.
-func digestOf(action, region string, e Endpoint, input any, more ...string) broker.Digest {
-	params := append([]string{"region", region, "endpoint", e.URL, "compatible", strconv.FormatBool(e.Compatible)}, more...)
-	return broker.DigestOf("sts:"+action, flatten(params, "input", reflect.ValueOf(input))...)
+// where it is sent. from are the sources of what reaches the input only at the
+// time of a mint, such as an identity token.
+func digestOf(action string, at Site, e Endpoint, input any, from ...broker.Digest) broker.Digest {
+	params := flatten(nil, "site", reflect.ValueOf(at))
+	params = flatten(params, "endpoint", reflect.ValueOf(e))
+	params = flatten(params, "input", reflect.ValueOf(input))
+	for _, d := range from {
+		params = append(params, "from", d.String())
+	}
+	return broker.DigestOf("sts:"+action, params...)
 }
 
 // flatten lists every field that is set, each with its path. A field that is

@@ -58,10 +58,10 @@ func changes(t *testing.T, v reflect.Value, path string, try func(path string)) 
 func TestDigestCoversEveryFieldOfTheInputs(t *testing.T) {
 	for _, in := range []any{
 		&sts.GetSessionTokenInput{}, &sts.AssumeRoleInput{}, &sts.AssumeRoleWithWebIdentityInput{},
-		&sts.AssumeRoleWithSAMLInput{}, &sts.GetFederationTokenInput{}, &sts.AssumeRootInput{},
+		&sts.AssumeRoleWithSAMLInput{}, &sts.GetFederationTokenInput{}, &sts.AssumeRootInput{}, &sts.GetDelegatedAccessTokenInput{},
 	} {
 		t.Run(fmt.Sprintf("%T", in), func(t *testing.T) {
-			digest := func() broker.Digest { return digestOf("Action", region, Endpoint{}, in) }
+			digest := func() broker.Digest { return digestOf("Action", at, Endpoint{}, in) }
 			plain := digest()
 			seen := map[broker.Digest]string{plain: "nothing changed"}
 			changes(t, reflect.ValueOf(in).Elem(), "", func(path string) {
@@ -81,6 +81,85 @@ func TestDigestCoversEveryFieldOfTheInputs(t *testing.T) {
 	}
 }
 
+// kind is one way to mint: params is a pointer to its parameters.
+type kind struct {
+	params       any
+	minter       func(*STS) broker.Minter
+	regionalOnly bool
+}
+
+func kindOf[P any](p P, method func(*STS, P) broker.Minter) kind {
+	return kind{params: &p, minter: func(s *STS) broker.Minter { return method(s, p) }} // of p as it is by then
+}
+
+// allKinds has a line for each method of STS that returns a minter; a test holds
+// it against the type.
+func allKinds() []kind {
+	token := File("token", "/token")
+	root := kindOf(Root{}, (*STS).Root)
+	root.regionalOnly = true
+	return []kind{
+		kindOf(Session{}, (*STS).Session), kindOf(Role{}, (*STS).Role), kindOf(Federation{}, (*STS).Federation), root,
+		kindOf(WebIdentity{Token: token}, (*STS).WebIdentity), kindOf(SAML{Assertion: token}, (*STS).SAML), kindOf(Delegated{Token: token}, (*STS).Delegated),
+	}
+}
+
+func TestEveryKindIsListed(t *testing.T) {
+	listed, have := len(allKinds()), 0
+	for m := range reflect.TypeFor[*STS]().Methods() {
+		if m.Type.NumOut() == 1 && m.Type.Out(0) == reflect.TypeFor[broker.Minter]() {
+			have++
+		}
+	}
+	if have != listed {
+		t.Errorf("STS has %d ways to mint, the tests know %d", have, listed)
+	}
+}
+
+// each calls try after each single change of a parameter.
+func each(t *testing.T, v reflect.Value, path string, try func(path string)) {
+	t.Helper()
+	for i := range v.NumField() {
+		f, path := v.Field(i), path+"."+v.Type().Field(i).Name
+		old := reflect.ValueOf(f.Interface())
+		set := func(how string, value any) {
+			f.Set(reflect.ValueOf(value))
+			try(path + how)
+		}
+		switch f.Interface().(type) {
+		case time.Duration:
+			set("", 2345*time.Second)
+		case string:
+			set("", "changed")
+		case bool:
+			set("", true)
+		case []string:
+			set(" of one", []string{"a"})
+			set(" of two", []string{"a", "b"})
+		case map[string]string:
+			set(" of one", map[string]string{"a": "b"})
+			set(" with another value", map[string]string{"a": "c"})
+			set(" with another key", map[string]string{"b": "b"})
+		case Site, MFA:
+			each(t, f, path, try)
+		case []Context:
+			set("", []Context{{"arn", File("x", "/a")}})
+			set(" of another provider", []Context{{"other", File("x", "/a")}})
+			set(" from elsewhere", []Context{{"arn", File("x", "/b")}})
+		default:
+			if f.Type() != reflect.TypeFor[Source]() {
+				t.Fatalf("%s is a %s: teach this test about it", path, f.Type())
+			}
+			set("", File("x", "/elsewhere"))
+		}
+		if old.IsValid() {
+			f.Set(old)
+		} else {
+			f.SetZero()
+		}
+	}
+}
+
 func TestDigestCoversEveryParameter(t *testing.T) {
 	a, b, compatible := Endpoint{URL: "https://a.example.com"}, Endpoint{URL: "https://b.example.com"}, Endpoint{URL: "https://a.example.com", Compatible: true}
 	plain, err := New(Options{})
@@ -94,43 +173,28 @@ func TestDigestCoversEveryParameter(t *testing.T) {
 		}
 		seen[d] = path
 	}
-	for _, params := range []any{&Session{}, &Role{}, &WebIdentity{}} {
-		v := reflect.ValueOf(params).Elem()
-		digest := func(s *STS) broker.Digest {
-			switch p := v.Interface().(type) {
-			case Session:
-				return s.Session(p).Digest()
-			case Role:
-				return s.Role(p).Digest()
-			default:
-				return s.WebIdentity(p.(WebIdentity)).Digest()
-			}
-		}
+	for _, k := range allKinds() {
+		digest := func(s *STS) broker.Digest { return k.minter(s).Digest() }
 		if digest(plain) != digest(plain) {
-			t.Errorf("%T: equal parameters, two digests", params)
+			t.Errorf("%T: equal parameters, two digests", k.params)
 		}
-		note(fmt.Sprintf("%T", params), digest(plain))
+		note(fmt.Sprintf("%T", k.params), digest(plain))
 		for i, e := range []Endpoint{a, b, compatible} {
-			note(fmt.Sprintf("%T at endpoint %d", params, i), digest(newSTS(t, Options{Override: &e})))
+			note(fmt.Sprintf("%T at endpoint %d", k.params, i), digest(newSTS(t, Options{Override: &e})))
 		}
-		for i := range v.NumField() {
-			f, old := v.Field(i), reflect.ValueOf(v.Field(i).Interface())
-			switch f.Interface().(type) {
-			case time.Duration:
-				f.SetInt(int64(2345 * time.Second))
-			default:
-				f.SetString("changed")
+		each(t, reflect.ValueOf(k.params).Elem(), "", func(path string) {
+			if path == ".Site.Legacy" && k.regionalOnly {
+				return
 			}
-			note(fmt.Sprintf("%T.%s", params, v.Type().Field(i).Name), digest(plain))
-			f.Set(old)
-		}
+			note(fmt.Sprintf("%T%s", k.params, path), digest(plain))
+		})
 	}
 	// What is said by default and what is said outright are one mint.
-	if plain.Role(Role{ARN: deploy}).Digest() != plain.Role(Role{ARN: deploy, Region: "us-east-1", Duration: time.Hour}).Digest() {
+	if plain.Role(Role{ARN: deploy}).Digest() != plain.Role(Role{ARN: deploy, Site: Site{Region: "us-east-1"}, Duration: time.Hour}).Digest() {
 		t.Error("the defaults, written out, are another mint")
 	}
 	// The same endpoint by region or as override is one place.
-	if newSTS(t, Options{Override: &a}).Session(Session{Region: region}).Digest() != newSTS(t, Options{Endpoints: map[string]Endpoint{region: a}}).Session(Session{Region: region}).Digest() {
+	if newSTS(t, Options{Override: &a}).Session(Session{Site: at}).Digest() != newSTS(t, Options{Endpoints: map[string]Endpoint{region: a}}).Session(Session{Site: at}).Digest() {
 		t.Error("one endpoint, two digests")
 	}
 }

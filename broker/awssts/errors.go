@@ -45,6 +45,10 @@ func (c Call) target() string {
 	return " of " + c.ARN
 }
 
+// sdkUnknown is what the SDK takes for the code, or the message, of an error
+// that has none.
+const sdkUnknown = "UnknownError"
+
 // Classify turns what a call failed with into the domain's error. An error
 // that is a [*broker.Error] already comes back as it is.
 //
@@ -52,7 +56,8 @@ func (c Call) target() string {
 // the request id, the ARN, and what to do next, but not the profile: it reads
 // well after "profile NAME: ", which whoever knows the name puts before it.
 //
-// The issuer's code decides, not the HTTP status: STS throttles with 400.
+// The issuer's code decides, by the table in table.go, and not the HTTP status:
+// STS throttles with 400.
 func Classify(err error, c Call) *broker.Error {
 	var done *broker.Error
 	if errors.As(err, &done) {
@@ -71,17 +76,24 @@ func Classify(err error, c Call) *broker.Error {
 		status = re.HTTPStatusCode()
 	}
 	var api smithy.APIError
-	if !errors.As(err, &api) || api.ErrorCode() == "UnknownError" {
+	if !errors.As(err, &api) || api.ErrorCode() == sdkUnknown {
 		if status == http.StatusTooManyRequests {
 			out.Kind = broker.KindThrottled
 		}
-		out.Public = fmt.Sprintf("%s did not grant %s%s: %s; it is tried again by itself", c.where(), c.Action, c.target(), reason(err, status, c.Secrets))
+		out.Public = fmt.Sprintf("%s did not grant %s%s: %s; %s", c.where(), c.Action, c.target(), reason(err, status, c.Secrets), again(c.Action))
 		return out
 	}
-	code, words := clean(api.ErrorCode(), c.Secrets...), clean(api.ErrorMessage(), c.Secrets...)
-	kind, next := judge(api.ErrorCode(), c.Action, words)
+	message, _ := cutEncoded(strike(api.ErrorMessage(), c.Secrets))
+	code, words := clean(api.ErrorCode(), c.Secrets...), clean(message)
+	r, known := meaning(code, c.Action, message)
+	if !known && status == http.StatusTooManyRequests {
+		r.kind = broker.KindThrottled
+	}
+	if r.next == "" {
+		r.next = again(c.Action)
+	}
 	verb := "did not grant"
-	switch kind {
+	switch r.kind {
 	case broker.KindDenied:
 		verb = "refuses"
 	case broker.KindThrottled:
@@ -90,80 +102,15 @@ func Classify(err error, c Call) *broker.Error {
 		verb = "cannot accept"
 	}
 	said := code
-	if words != "" && words != code {
+	if words != "" && words != code && words != sdkUnknown {
 		said += ": " + words
 	}
 	if id := requestID(err); id != "" {
 		said += " (request id " + clean(id, c.Secrets...) + ")"
 	}
-	out.Kind, out.Code = kind, code
-	out.Own = kind == broker.KindUnavailable && (code == "IDPCommunicationError" || strings.Contains(strings.ToLower(said), "expired"))
-	out.Public = fmt.Sprintf("%s %s %s%s: %s; %s", c.where(), verb, c.Action, c.target(), said, next)
+	out.Kind, out.Code, out.Own, out.Signer = r.kind, code, r.own, r.signer
+	out.Public = fmt.Sprintf("%s %s %s%s: %s; %s", c.where(), verb, c.Action, c.target(), said, r.next)
 	return out
-}
-
-// judge is the table from the issuer's codes to kinds, and to the step that
-// mends. It holds the codes of the STS API reference and its common errors,
-// and those that S3-compatible stores use for the same.
-func judge(code, action, words string) (broker.Kind, string) {
-	const again = "it is tried again by itself"
-	const mend = "mend the profile"
-	webIdentity := action == "AssumeRoleWithWebIdentity"
-	if webIdentity && code == "InvalidParameterValue" && strings.Contains(words, "expired") {
-		code = "ExpiredToken" // MinIO's word for it
-	}
-	switch code {
-	case "Throttling", "ThrottlingException", "ThrottledException", "RequestLimitExceeded", "RequestThrottled",
-		"RequestThrottledException", "TooManyRequests", "TooManyRequestsException", "BandwidthLimitExceeded",
-		"LimitExceededException", "SlowDown", "PriorRequestNotComplete":
-		return broker.KindThrottled, again
-
-	case "AccessDenied", "AccessDeniedException", "NotAuthorized", "UnauthorizedOperation":
-		switch {
-		case webIdentity:
-			return broker.KindDenied, "check that the role's trust policy allows this identity provider, audience and subject"
-		case action == "AssumeRole":
-			return broker.KindDenied, "check the role's trust policy, its external id, and that the caller's policies allow sts:AssumeRole on it"
-		case action == "GetSessionToken":
-			return broker.KindDenied, "it needs the long-term keys of an IAM user, and no policy that denies it"
-		}
-		return broker.KindDenied, "check the policies of the caller"
-	case "InvalidClientTokenId", "InvalidAccessKeyId", "UnrecognizedClientException", "MissingAuthenticationToken", "MissingAuthenticationTokenException":
-		return broker.KindDenied, "the access key is unknown there or inactive: check it in IAM, and that it belongs to this partition"
-	case "SignatureDoesNotMatch", "InvalidSignatureException", "IncompleteSignature", "IncompleteSignatureException", "AuthFailure":
-		if strings.Contains(words, "expired") || strings.Contains(words, "not yet current") {
-			return broker.KindDenied, "check the clock of this host"
-		}
-		return broker.KindDenied, "check that the secret access key belongs to the access key id"
-	case "RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture":
-		return broker.KindDenied, "check the clock of this host"
-	case "ExpiredToken", "ExpiredTokenException", "ExpiredTradeInTokenException", "TokenRefreshRequired":
-		if webIdentity {
-			return broker.KindUnavailable, "the identity token has expired: check what renews its file, which is read again at every try"
-		}
-		return broker.KindDenied, "the session credentials that sign this call have expired: renew them first"
-	case "InvalidToken":
-		return broker.KindDenied, "the session token that signs this call is not accepted: renew it first"
-	case "IDPRejectedClaim", "InvalidIdentityToken":
-		return broker.KindDenied, "check the identity token: its issuer, audience, signature and life"
-	case "OptInRequired", "AccountProblem":
-		return broker.KindDenied, "check the state of the AWS account"
-
-	case "RegionDisabledException":
-		return broker.KindConfig, "activate STS for the region in IAM's account settings, or name another region"
-	case "NoSuchEntity", "NoSuchEntityException":
-		return broker.KindConfig, "check the role's ARN"
-	case "MalformedPolicyDocument", "PackedPolicyTooLarge", "JWTPayloadSizeExceededException", "SessionDurationEscalationException",
-		"OutboundWebIdentityFederationDisabledException", "InvalidAuthorizationMessageException":
-		return broker.KindConfig, mend
-	case "ValidationError", "ValidationException", "InvalidParameterValue", "InvalidParameterCombination", "InvalidQueryParameter",
-		"InvalidArgument", "InvalidRequest", "MissingParameter", "MalformedInput", "MalformedQueryString", "UnknownParameter":
-		return broker.KindConfig, mend
-	case "InvalidAction", "MissingAction", "NoSuchVersion", "UnknownOperationException", "NotImplemented", "MethodNotAllowed":
-		return broker.KindConfig, "this endpoint does not know the action: check which endpoint answers"
-	}
-	// ServiceUnavailable, InternalFailure, IDPCommunicationError, and whatever is not known.
-	return broker.KindUnavailable, again
 }
 
 // reason says why there is no answer of the issuer's, or none that can be read.
@@ -201,9 +148,14 @@ func requestID(err error) string {
 }
 
 // cause keeps an error's text for the log, without the secrets that the
-// original may hold in fields of its own.
+// original may hold in fields of its own, and with the encoded message of a
+// denial whole: a part of it cannot be decoded.
 func cause(err error, secrets []broker.Secret) error {
-	text := clean(err.Error(), secrets...)
+	text, encoded := cutEncoded(strike(err.Error(), secrets))
+	text = clean(text)
+	if encoded != "" {
+		text += "; " + encodedWords + " " + encoded
+	}
 	for _, is := range []error{context.DeadlineExceeded, context.Canceled} {
 		if errors.Is(err, is) {
 			return &quoted{text, is}
@@ -220,11 +172,51 @@ type quoted struct {
 func (q *quoted) Error() string { return q.text }
 func (q *quoted) Unwrap() error { return q.is }
 
-const maxWords = 500 // characters of somebody else's text
+const (
+	maxWords   = 500    // characters of somebody else's text
+	maxEncoded = 10_240 // characters that DecodeAuthorizationMessage takes
+
+	encodedWords = "Encoded authorization failure message:"
+)
+
+// cutEncoded takes the encoded message, of which a person reads nothing, out of
+// the words of a denial. encoded is "" when there is none.
+func cutEncoded(text string) (rest, encoded string) {
+	before, after, found := strings.Cut(text, encodedWords)
+	if !found {
+		return text, ""
+	}
+	after = strings.TrimLeft(after, " ")
+	end := strings.IndexFunc(after, func(r rune) bool {
+		return !('0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' || strings.ContainsRune("-_+/=", r))
+	})
+	if end < 0 {
+		end = len(after)
+	}
+	if end == 0 || end > maxEncoded {
+		return text, ""
+	}
+	return before + encodedWords + " (in the log)" + after[end:], after[:end]
+}
 
 // clean makes somebody else's text fit for one line of ours: printable,
-// bounded, and without the secrets, also where they were encoded on the way.
+// bounded, and without the secrets.
 func clean(text string, secrets ...broker.Secret) string {
+	text = strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strike(text, secrets))
+	text = strings.Join(strings.Fields(text), " ")
+	if r := []rune(text); len(r) > maxWords {
+		text = string(r[:maxWords]) + "…"
+	}
+	return text
+}
+
+// strike removes the secrets, also where they were encoded on the way.
+func strike(text string, secrets []broker.Secret) string {
 	for _, s := range secrets {
 		v := s.Reveal()
 		if len(v) < 8 { // no issuer's secret is; striking out "a" would leave nothing to read
@@ -233,16 +225,6 @@ func clean(text string, secrets ...broker.Secret) string {
 		for _, form := range []string{v, url.QueryEscape(v), url.PathEscape(v), base64.StdEncoding.EncodeToString([]byte(v)), hex.EncodeToString([]byte(v))} {
 			text = strings.ReplaceAll(text, form, "[secret]")
 		}
-	}
-	text = strings.Map(func(r rune) rune {
-		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	text = strings.Join(strings.Fields(text), " ")
-	if r := []rune(text); len(r) > maxWords {
-		text = string(r[:maxWords]) + "…"
 	}
 	return text
 }

@@ -34,6 +34,8 @@ func world() *stsfake.Server {
 	return s
 }
 
+var at = Site{Region: region}
+
 // listen serves h on loopback and returns an STS that calls it in every region.
 func listen(t *testing.T, h http.Handler, change ...func(*Options)) *STS {
 	t.Helper()
@@ -121,9 +123,9 @@ func allMints(t testing.TB, s *STS, fake *stsfake.Server) map[string]struct {
 	}
 	file := tokenFile(t, fake.IdentityToken("repo:main", time.Hour)+"\n")
 	return map[string]mint{
-		"GetSessionToken":           {s.Session(Session{Region: region}), broker.MintInput{Parent: longTerm}},
-		"AssumeRole":                {s.Role(Role{Region: region, ARN: deploy, SessionName: "tester"}), broker.MintInput{Parent: longTerm}},
-		"AssumeRoleWithWebIdentity": {s.WebIdentity(WebIdentity{Region: region, ARN: ci, SessionName: "tester", TokenFile: file}), broker.MintInput{}},
+		"GetSessionToken":           {s.Session(Session{Site: at}), broker.MintInput{Parent: longTerm}},
+		"AssumeRole":                {s.Role(Role{Site: at, ARN: deploy, SessionName: "tester"}), broker.MintInput{Parent: longTerm}},
+		"AssumeRoleWithWebIdentity": {s.WebIdentity(WebIdentity{Site: at, ARN: ci, SessionName: "tester", Token: File("web identity token", file)}), broker.MintInput{}},
 	}
 }
 

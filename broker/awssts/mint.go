@@ -3,8 +3,6 @@ package awssts
 import (
 	"context"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -18,185 +16,153 @@ import (
 
 // Durations that are asked for when nothing says otherwise.
 const (
-	DefaultSessionDuration = 12 * time.Hour
-	DefaultRoleDuration    = time.Hour
+	DefaultSessionDuration       = 12 * time.Hour // of federation too
+	DefaultRoleDuration          = time.Hour
+	DefaultRootDuration          = 15 * time.Minute
+	leastDuration                = 15 * time.Minute
+	oneHour                int32 = 3600 // what STS grants for every role: the limit of role chaining, and the smallest MaxSessionDuration that a role can have
 )
 
-// oneHour is what STS grants for every role: the limit of role chaining, and
-// the smallest MaxSessionDuration that a role can have.
-const oneHour = int32(3600)
-
-// Session is a GetSessionToken mint: long-term keys in, a session out.
-type Session struct {
-	Region   string        // "" is us-east-1
-	Duration time.Duration // 900 s to 36 h; 0 is [DefaultSessionDuration]
-}
-
-// Role is an AssumeRole mint.
-type Role struct {
-	Region      string        // "" is the one of the ARN's partition, see [PartitionRegion]
-	ARN         string        // compatible stores may do without
-	SessionName string        // see [SessionName]
-	ExternalID  string        // "" for none
-	Duration    time.Duration // 900 s to 12 h; 0 is [DefaultRoleDuration]; session credentials as parent: at most 1 h
-}
-
-// WebIdentity is an AssumeRoleWithWebIdentity mint, which nobody signs.
-type WebIdentity struct {
-	Region      string // "" is the one of the ARN's partition
-	ARN         string // compatible stores may do without
-	SessionName string // see [SessionName]
-	TokenFile   string // absolute; read again at every mint, white space around the token dropped
-	// Duration is 900 s to 12 h. 0 is [DefaultRoleDuration], or, at a compatible
-	// endpoint, not asked for at all: the token's own life then.
-	Duration time.Duration
-}
-
-// Session returns the minter of p.
-func (s *STS) Session(p Session) broker.Minter {
-	in := sts.GetSessionTokenInput{DurationSeconds: seconds(p.Duration, DefaultSessionDuration)}
-	m := s.minter("GetSessionToken", p.Region, "", in.DurationSeconds, &in)
-	m.send = func(ctx context.Context, api *sts.Client, n *int32, sign func(*sts.Options), _ *exchange) (grant, error) {
-		in := in
-		in.DurationSeconds = n
-		out, err := api.GetSessionToken(ctx, &in, sign)
-		if err != nil {
-			return grant{}, err
-		}
-		return grant{creds: out.Credentials}, nil
-	}
-	return m
-}
-
-// Role returns the minter of p.
-func (s *STS) Role(p Role) broker.Minter {
-	in := sts.AssumeRoleInput{
-		RoleArn:         aws.String(p.ARN),
-		RoleSessionName: aws.String(p.SessionName),
-		DurationSeconds: seconds(p.Duration, DefaultRoleDuration),
-	}
-	if p.ExternalID != "" {
-		in.ExternalId = aws.String(p.ExternalID)
-	}
-	m := s.minter("AssumeRole", p.Region, p.ARN, in.DurationSeconds, &in)
-	m.session, m.chains = p.SessionName, true
-	m.send = func(ctx context.Context, api *sts.Client, n *int32, sign func(*sts.Options), _ *exchange) (grant, error) {
-		in := in
-		in.DurationSeconds = n
-		out, err := api.AssumeRole(ctx, &in, sign)
-		if err != nil {
-			return grant{}, err
-		}
-		return grant{out.Credentials, out.AssumedRoleUser}, nil
-	}
-	return m
-}
-
-// WebIdentity returns the minter of p.
-func (s *STS) WebIdentity(p WebIdentity) broker.Minter {
-	in := sts.AssumeRoleWithWebIdentityInput{RoleArn: aws.String(p.ARN), RoleSessionName: aws.String(p.SessionName)}
-	if p.Duration != 0 || !s.endpoint(regionOr(p.Region, p.ARN)).Compatible {
-		in.DurationSeconds = seconds(p.Duration, DefaultRoleDuration)
-	}
-	m := s.minter("AssumeRoleWithWebIdentity", p.Region, p.ARN, in.DurationSeconds, &in, "token file", p.TokenFile)
-	m.session, m.unsigned = p.SessionName, true
-	m.send = func(ctx context.Context, api *sts.Client, n *int32, _ func(*sts.Options), x *exchange) (grant, error) {
-		token, err := readToken(p.TokenFile)
-		if err != nil {
-			return grant{}, err
-		}
-		x.secrets = append(x.secrets, token)
-		in := in
-		in.DurationSeconds, in.WebIdentityToken = n, aws.String(token.Reveal())
-		out, err := api.AssumeRoleWithWebIdentity(ctx, &in)
-		if err != nil {
-			return grant{}, err
-		}
-		return grant{out.Credentials, out.AssumedRoleUser}, nil
-	}
-	return m
-}
-
-// minter is every mint: what differs between actions is how the call is sent.
+// minter is every mint: what differs between kinds is how a call is prepared.
 type minter struct {
 	sts        *STS
 	call       Call
+	site       Site
 	compatible bool
-	session    string // role session name; "" where there is none
-	chains     bool   // session credentials as parent limit it to an hour
+	chains     bool // session credentials as parent limit it to an hour
 	unsigned   bool
+	mfa        MFA
 	asked      *int32 // seconds; nil for what the answer says
 	digest     broker.Digest
-	send       func(ctx context.Context, api *sts.Client, seconds *int32, sign func(*sts.Options), x *exchange) (grant, error)
+	reading    time.Duration // what reading the sources may take
+	prepare    func(ctx context.Context, code broker.Secret) (prepared, error)
 
 	// refused remembers that STS does not grant the duration asked for.
 	refused atomic.Bool
+	off     disabled
+}
+
+// prepared is one mint, with everything read that goes into it. It may be sent
+// more than once: to another region, with a corrected clock, for a shorter time.
+type prepared struct {
+	arn, account string                      // of what is minted; "" when the answer says, or nobody
+	holds        func(principal string) bool // whether the answer's ARN is the one asked for; nil when the answer names none
+	latest       time.Time                   // no set may live longer, on the issuer's clock; zero for no such limit
+	secrets      []broker.Secret             // beside those that sign
+	send         func(ctx context.Context, api *sts.Client, seconds *int32, sign func(*sts.Options)) (grant, error)
 }
 
 // grant is what all minting answers have in common.
 type grant struct {
-	creds *types.Credentials
-	user  *types.AssumedRoleUser
+	creds     *types.Credentials
+	principal *string // ARN of whose credentials they are
 }
 
-func (s *STS) minter(action, region, arn string, asked *int32, input any, more ...string) *minter {
-	region = regionOr(region, arn)
-	e := s.endpoint(region)
-	return &minter{
+// minter makes what all kinds share. from may hold nil, for sources that there are not.
+func (s *STS) minter(action string, at Site, arn string, asked *int32, input any, from ...Source) *minter {
+	at = s.site(at, arn)
+	e := s.endpoint(at)
+	m := &minter{
 		sts:        s,
-		call:       Call{Action: action, Region: region, Endpoint: e.URL, ARN: arn},
+		call:       Call{Action: action, Region: at.Region, Endpoint: e.URL, ARN: arn},
+		site:       at,
 		compatible: e.Compatible,
 		asked:      asked,
-		digest:     digestOf(action, region, e, input, more...),
 	}
+	var digests []broker.Digest
+	for _, f := range from {
+		if f == nil {
+			continue
+		}
+		digests = append(digests, f.Digest())
+		if slow, ok := f.(interface{ Deadline() time.Duration }); ok {
+			m.reading += slow.Deadline()
+		}
+	}
+	m.digest = digestOf(action, at, e, input, digests...)
+	return m
 }
 
 // Digest implements [broker.Minter].
 func (m *minter) Digest() broker.Digest { return m.digest }
+
+// Deadline is how much time [minter.Mint] may need: each region has its own, and
+// so has each source.
+func (m *minter) Deadline() time.Duration {
+	const regions = 3 // of more, a mint asks as many as it has time for
+	return m.reading + max(10*time.Second, time.Duration(min(regions, 1+len(m.sts.o.Fallback)))*m.sts.o.Timeout+2*time.Second)
+}
 
 // Mint implements [broker.Minter].
 func (m *minter) Mint(ctx context.Context, in broker.MintInput) (broker.Credentials, error) {
 	if !m.unsigned && (in.Parent.AccessKeyID == "" || in.Parent.SecretAccessKey.IsZero()) {
 		return broker.Credentials{}, &broker.Error{Kind: broker.KindConfig, Public: m.call.Action + m.call.target() + " must be signed, and there are no credentials to sign it with; name a key or a source profile"}
 	}
-	n, note := m.asked, ""
-	if n != nil && *n > oneHour {
-		switch {
-		case m.refused.Load():
-			n, note = aws.Int32(oneHour), m.refusedNote()
-		case m.chains && in.Parent.Temporary():
-			n, note = aws.Int32(oneHour), fmt.Sprintf("asked for 1h, not %s: STS grants a role assumed with session credentials at most that", period(*m.asked))
-		}
+	code, err := m.mfa.code(ctx, in.Code)
+	if err != nil {
+		return broker.Credentials{}, err
 	}
-	c, x, err := m.mint(ctx, in.Parent, n)
+	p, err := m.prepare(ctx, code)
+	if err != nil {
+		return broker.Credentials{}, err
+	}
+	n, note := m.seconds(in.Parent)
+	c, x, err := m.mint(ctx, p, in.Parent, n)
 	if err != nil && n != nil && *n > oneHour && x.durationRefused() {
 		n, note = aws.Int32(oneHour), m.refusedNote()
-		if c, _, err = m.mint(ctx, in.Parent, n); err == nil {
+		if c, _, err = m.mint(ctx, p, in.Parent, n); err == nil {
 			m.refused.Store(true)
 		}
 	}
 	if err != nil {
 		return broker.Credentials{}, err
 	}
-	c.Note = note
+	c.Note = joined(note, c.Note)
 	return c, nil
+}
+
+// seconds is how long to ask for, and a note where that is not what is configured.
+func (m *minter) seconds(parent broker.Material) (*int32, string) {
+	n, note := m.asked, ""
+	if n != nil && *n > oneHour {
+		switch {
+		case m.refused.Load():
+			n, note = aws.Int32(oneHour), m.refusedNote()
+		case m.chains && parent.Temporary():
+			n, note = aws.Int32(oneHour), fmt.Sprintf("asked for 1h, not %s: STS grants a role assumed with session credentials at most that", period(*m.asked))
+		}
+	}
+	return n, note
 }
 
 func (m *minter) refusedNote() string {
 	return fmt.Sprintf("STS does not grant the %s asked for, so 1h was asked for; raise the role's maximum session duration, or ask for less", period(*m.asked))
 }
 
-func (m *minter) mint(ctx context.Context, parent broker.Material, n *int32) (broker.Credentials, *exchange, error) {
+func (m *minter) mint(ctx context.Context, p prepared, parent broker.Material, n *int32) (broker.Credentials, *exchange, error) {
+	c := m.call
+	if p.arn != "" {
+		c.ARN = p.arn
+	}
+	c.Secrets = p.secrets
 	var g grant
-	x, err := m.sts.do(ctx, m.call, parent, func(ctx context.Context, api *sts.Client, sign func(*sts.Options), x *exchange) (err error) {
-		g, err = m.send(ctx, api, n, sign, x)
+	x, err := m.sts.do(ctx, c, m.site, parent, &m.off, func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) (err error) {
+		g, err = p.send(ctx, api, n, sign)
 		return err
 	})
 	if err != nil {
 		return broker.Credentials{}, x, err
 	}
-	c, err := m.believe(g, n, x.now())
-	return c, x, err
+	c.Region, c.Endpoint = x.site.Region, m.sts.endpoint(x.site).URL
+	creds, err := m.believe(c, p, g, n, x.now())
+	return creds, x, err
+}
+
+func joined(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "; " + b
 }
 
 func seconds(d, byDefault time.Duration) *int32 {
@@ -207,48 +173,12 @@ func seconds(d, byDefault time.Duration) *int32 {
 }
 
 // period prints seconds as a person writes them: 12h, 1h30m, 45s.
-func period(n int32) string {
-	s := (time.Duration(n) * time.Second).String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
+func period(seconds int32) string {
+	text := (time.Duration(seconds) * time.Second).String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if short, cut := strings.CutSuffix(text, zero); cut {
+			text = short + zero[:1]
+		}
 	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
-}
-
-// maxToken is more than STS takes (20,000 characters).
-const maxToken = 32 << 10
-
-// readToken reads an identity token. A file that is empty is being written,
-// which passes; any other trouble is for a person to mend.
-func readToken(path string) (broker.Secret, error) {
-	fault := func(kind broker.Kind, what string, cause error) (broker.Secret, error) {
-		return broker.Secret{}, &broker.Error{Kind: kind, Public: fmt.Sprintf("web identity token file %s: %s", clean(path), what), Cause: cause}
-	}
-	// Looking before opening keeps a FIFO from blocking the mint.
-	info, err := os.Stat(path)
-	if err != nil {
-		return fault(broker.KindConfig, "cannot be read; check the path and who may read it", err)
-	}
-	if !info.Mode().IsRegular() {
-		return fault(broker.KindConfig, "is not a regular file", nil)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return fault(broker.KindConfig, "cannot be read; check who may read it", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxToken+1))
-	switch token := strings.TrimSpace(string(b)); {
-	case err != nil:
-		return fault(broker.KindUnavailable, "cannot be read", err)
-	case len(b) > maxToken:
-		return fault(broker.KindConfig, fmt.Sprintf("is longer than %d KB, which no identity token is", maxToken>>10), nil)
-	case token == "":
-		return fault(broker.KindUnavailable, "is empty; it is read again at the next try", nil)
-	default:
-		return broker.NewSecret(token), nil
-	}
+	return text
 }

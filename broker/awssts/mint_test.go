@@ -47,7 +47,7 @@ func TestEveryMintIsGranted(t *testing.T) {
 			if c.AccountID != want.account || c.RoleARN != want.role || c.Note != "" {
 				t.Errorf("got account %q, role %q, note %q", c.AccountID, c.RoleARN, c.Note)
 			}
-			id, err := s.WhoAmI(ctx, region, c.Material())
+			id, err := s.WhoAmI(ctx, at, c.Material())
 			if err != nil || id.ARN != want.who || id.Account != stsfake.Account || id.UserID == "" {
 				t.Errorf("whoami: %+v, %v; want %s", id, err, want.who)
 			}
@@ -82,14 +82,14 @@ func TestDurations(t *testing.T) {
 			s := listen(t, fake)
 			parent := longTerm
 			if c.chain {
-				got, err := s.Role(Role{Region: region, ARN: deploy, SessionName: "tester"}).Mint(ctx, broker.MintInput{Parent: longTerm})
+				got, err := s.Role(Role{Site: at, ARN: deploy, SessionName: "tester"}).Mint(ctx, broker.MintInput{Parent: longTerm})
 				if err != nil {
 					t.Fatal(err)
 				}
 				parent = got.Material()
 			}
 			fake.AddRole(stsfake.Role{ARN: chained, Trust: []string{userARN, deploy}, MaxSession: c.max})
-			m := s.Role(Role{Region: region, ARN: chained, SessionName: "tester", Duration: c.asked})
+			m := s.Role(Role{Site: at, ARN: chained, SessionName: "tester", Duration: c.asked})
 			for i, calls := range c.calls {
 				before := fake.Total()
 				got, err := m.Mint(ctx, broker.MintInput{Parent: parent})
@@ -110,7 +110,7 @@ func TestDurations(t *testing.T) {
 	}
 	t.Run("too short is for a person to mend", func(t *testing.T) {
 		fake := world()
-		c, err := listen(t, fake).Role(Role{Region: region, ARN: deploy, SessionName: "tester", Duration: 899 * time.Second}).Mint(ctx, broker.MintInput{Parent: longTerm})
+		c, err := listen(t, fake).Role(Role{Site: at, ARN: deploy, SessionName: "tester", Duration: 899 * time.Second}).Mint(ctx, broker.MintInput{Parent: longTerm})
 		if e := wantError(t, c, err); e.Kind != broker.KindConfig || fake.Total() != 1 || !strings.Contains(e.Public, "greater than or equal to 900") {
 			t.Errorf("got %v after %d calls: %s", e.Kind, fake.Total(), e.Public)
 		}
@@ -120,7 +120,7 @@ func TestDurations(t *testing.T) {
 		fake := world()
 		s := listen(t, fake)
 		fake.AddRole(stsfake.Role{ARN: chained, Trust: []string{userARN}, MaxSession: 30 * time.Minute})
-		m := s.Role(Role{Region: region, ARN: chained, SessionName: "tester", Duration: 2 * time.Hour})
+		m := s.Role(Role{Site: at, ARN: chained, SessionName: "tester", Duration: 2 * time.Hour})
 		for range 2 {
 			before := fake.Total()
 			c, err := m.Mint(ctx, broker.MintInput{Parent: longTerm})
@@ -164,7 +164,7 @@ func TestSkewedClock(t *testing.T) {
 				}
 				// The clock is set right: the offset heals, too.
 				fake.SetOffset(0)
-				if _, err := s.WhoAmI(t.Context(), region, longTerm); err != nil {
+				if _, err := s.WhoAmI(t.Context(), at, longTerm); err != nil {
 					t.Error(err)
 				}
 			})
@@ -187,7 +187,7 @@ func TestSignatureErrorIsTriedAgainForSkewAlone(t *testing.T) {
 			fake.SetOffset(c.offset)
 			wrong := longTerm
 			wrong.SecretAccessKey = broker.NewSecret("this is not the secret of that key")
-			got, err := listen(t, fake).Session(Session{Region: region}).Mint(t.Context(), broker.MintInput{Parent: wrong})
+			got, err := listen(t, fake).Session(Session{Site: at}).Mint(t.Context(), broker.MintInput{Parent: wrong})
 			e := wantError(t, got, err)
 			if e.Kind != broker.KindDenied || fake.Total() != c.calls || !strings.Contains(e.Public, c.hint) {
 				t.Errorf("got %v after %d calls, want %d: %s", e.Kind, fake.Total(), c.calls, e.Public)
@@ -200,7 +200,7 @@ func TestTokenFileIsReadAtEveryMint(t *testing.T) {
 	fake := world()
 	s := listen(t, fake)
 	path := filepath.Join(t.TempDir(), "token")
-	m := s.WebIdentity(WebIdentity{Region: region, ARN: ci, SessionName: "tester", TokenFile: path})
+	m := s.WebIdentity(WebIdentity{Site: at, ARN: ci, SessionName: "tester", Token: File("web identity token", path)})
 	mint := func() (broker.Credentials, error) { return m.Mint(t.Context(), broker.MintInput{}) }
 	write := func(content string) {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
@@ -217,13 +217,13 @@ func TestTokenFileIsReadAtEveryMint(t *testing.T) {
 	check(broker.KindConfig, path+": cannot be read; check the path")
 	write(" \n")
 	check(broker.KindUnavailable, "is empty")
-	write(strings.Repeat("x", maxToken+1))
-	check(broker.KindConfig, "is longer than 32 KB")
+	write(strings.Repeat("x", maxInput+1))
+	check(broker.KindConfig, "is longer than 100000 characters")
 	if fake.Total() != 0 {
 		t.Errorf("%d calls without a token", fake.Total())
 	}
 	write("not-a-token-at-all")
-	check(broker.KindDenied, "InvalidIdentityToken")
+	check(broker.KindUnavailable, "InvalidIdentityToken: Couldn't retrieve verification key")
 	write(fake.IdentityToken("repo:main", -time.Minute))
 	check(broker.KindUnavailable, "the identity token has expired: check what renews its file")
 	write(fake.IdentityToken("repo:other", time.Hour))
@@ -232,7 +232,7 @@ func TestTokenFileIsReadAtEveryMint(t *testing.T) {
 	if _, err := mint(); err != nil {
 		t.Error(err)
 	}
-	dir := s.WebIdentity(WebIdentity{Region: region, ARN: ci, TokenFile: t.TempDir()})
+	dir := s.WebIdentity(WebIdentity{Site: at, ARN: ci, Token: File("web identity token", t.TempDir())})
 	c, err := dir.Mint(t.Context(), broker.MintInput{})
 	if e := wantError(t, c, err); e.Kind != broker.KindConfig || !strings.Contains(e.Public, "is not a regular file") {
 		t.Error(e)
@@ -261,14 +261,14 @@ func TestCompatibleStores(t *testing.T) {
 	file := tokenFile(t, "a.b.c")
 	t.Run("web identity without a duration", func(t *testing.T) {
 		s := listen(t, store(t, ""), compatible)
-		c, err := s.WebIdentity(WebIdentity{SessionName: "tester", TokenFile: file}).Mint(t.Context(), broker.MintInput{})
+		c, err := s.WebIdentity(WebIdentity{SessionName: "tester", Token: File("web identity token", file)}).Mint(t.Context(), broker.MintInput{})
 		if err != nil || c.Lifetime() > 16*time.Second || c.Lifetime() < 12*time.Second || c.RoleARN != "" {
 			t.Errorf("got %+v, %v", c, err)
 		}
 	})
 	t.Run("web identity with one", func(t *testing.T) {
 		s := listen(t, store(t, "900"), compatible)
-		if _, err := s.WebIdentity(WebIdentity{SessionName: "tester", TokenFile: file, Duration: 15 * time.Minute}).Mint(t.Context(), broker.MintInput{}); err != nil {
+		if _, err := s.WebIdentity(WebIdentity{SessionName: "tester", Token: File("web identity token", file), Duration: 15 * time.Minute}).Mint(t.Context(), broker.MintInput{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -302,7 +302,7 @@ func TestNothingToSignWith(t *testing.T) {
 // wrong one is kept by the key id. (The SDK's own signer does keep it, for a day.)
 func TestMendedSecret(t *testing.T) {
 	s := listen(t, world())
-	m := s.Role(Role{Region: region, ARN: deploy, SessionName: "me"})
+	m := s.Role(Role{Site: at, ARN: deploy, SessionName: "me"})
 	wrong := longTerm
 	wrong.SecretAccessKey = broker.NewSecret("not/the/secret/of/this/key/0123456789012")
 	if _, err := m.Mint(t.Context(), broker.MintInput{Parent: wrong}); err == nil {

@@ -5,26 +5,39 @@ import (
 	"strings"
 )
 
+// partitions are AWS's: how the names of their regions begin, and a region that
+// is always enabled. The SDK's resolver knows their endpoints; a test holds this
+// list against its own.
+var partitions = []struct{ name, prefix, region string }{
+	{"aws-cn", "cn-", "cn-north-1"},
+	{"aws-us-gov", "us-gov-", "us-gov-west-1"},
+	{"aws-eusc", "eusc-", "eusc-de-east-1"},
+	{"aws-iso", "us-iso-", "us-iso-east-1"},
+	{"aws-iso-b", "us-isob-", "us-isob-east-1"},
+	{"aws-iso-e", "eu-isoe-", "eu-isoe-west-1"},
+	{"aws-iso-f", "us-isof-", "us-isof-south-1"},
+}
+
+// PartitionOf is the partition of a region; what is not known belongs to the
+// aws partition, as in SDKs.
+func PartitionOf(region string) string {
+	for _, p := range partitions {
+		if strings.HasPrefix(region, p.prefix) {
+			return p.name
+		}
+	}
+	return "aws"
+}
+
 // PartitionRegion is the region whose STS endpoint to use for an ARN when
 // nothing else names one: a region of the ARN's partition that is always
 // enabled. What is no ARN belongs to the aws partition.
 func PartitionRegion(arn string) string {
 	if parts := strings.SplitN(arn, ":", 3); len(parts) == 3 && parts[0] == "arn" {
-		switch parts[1] {
-		case "aws-cn":
-			return "cn-north-1"
-		case "aws-us-gov":
-			return "us-gov-west-1"
-		case "aws-eusc":
-			return "eusc-de-east-1"
-		case "aws-iso":
-			return "us-iso-east-1"
-		case "aws-iso-b":
-			return "us-isob-east-1"
-		case "aws-iso-e":
-			return "eu-isoe-west-1"
-		case "aws-iso-f":
-			return "us-isof-south-1"
+		for _, p := range partitions {
+			if p.name == parts[1] {
+				return p.region
+			}
 		}
 	}
 	return "us-east-1"

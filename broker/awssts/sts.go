@@ -7,9 +7,12 @@
 // policy decides when to try again. The one retry made here is of a call that
 // was signed by a wrong clock.
 //
-// Reading order: sts.go (endpoints and clients), mint.go (the mints),
-// answer.go (when an answer is believed, and the issuer's clock), errors.go
-// (the table from STS's codes to the domain's kinds), transport.go (the wire),
+// Reading order: sts.go (endpoints, clients, one call), region.go (which region
+// is asked, and what happens when one does not answer), mint.go (what all mints
+// have in common), kinds.go (each kind), input.go and assertion.go (identity
+// tokens, codes and assertions), answer.go (when an answer is believed, and the
+// issuer's clock), table.go and errors.go (from STS's codes to the domain's
+// kinds), query.go (the calls that mint nothing), transport.go (the wire),
 // digest.go, names.go.
 package awssts
 
@@ -30,6 +33,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	smithyendpoints "github.com/aws/smithy-go/endpoints"
 
 	"github.com/stsbroker/stsbroker/broker"
 )
@@ -38,18 +42,27 @@ import (
 const DefaultTimeout = 4 * time.Second
 
 // Options say how STS is reached. The zero value is AWS's own regional
-// endpoints, the system's roots and no proxy.
+// endpoints, the system's roots, no proxy and no fallback.
 type Options struct {
 	Endpoints map[string]Endpoint // by region; others are AWS's own
 	Override  *Endpoint           // for all regions, before Endpoints (AWS_ENDPOINT_URL_STS)
 
-	Timeout time.Duration // of one call; 0 is [DefaultTimeout]
+	// Fallback are regions to ask, in order, when the one that is meant does not
+	// answer. Those of another partition than that one are passed over. None with
+	// Override, which is one endpoint for all.
+	Fallback []string
+
+	Timeout time.Duration // of one call to one region; 0 is [DefaultTimeout]
 
 	RootCAs *x509.CertPool                        // AWS_CA_BUNDLE; nil for the system's
 	Proxy   func(*http.Request) (*url.URL, error) // toward https endpoints only; nil for none
 
 	// Dial opens connections; nil is the net package's way.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Changed is told when a region stops to answer and when it answers again.
+	// It must not block; nil for nobody.
+	Changed func(Health)
 }
 
 // Endpoint is where calls for a region go.
@@ -60,14 +73,29 @@ type Endpoint struct {
 	Compatible bool
 }
 
+// Site is which of a region's endpoints is meant. The zero value of each field
+// is what SDKs do by default.
+type Site struct {
+	Region    string // "" is the one of the ARN's partition, see [PartitionRegion]
+	FIPS      bool   // AWS_USE_FIPS_ENDPOINT
+	DualStack bool   // AWS_USE_DUALSTACK_ENDPOINT
+	// Legacy is the global endpoint for those regions that AWS lists for it, as
+	// AWS_STS_REGIONAL_ENDPOINTS=legacy means it.
+	Legacy bool
+	// URL is an endpoint of its own, as endpoint_url in the AWS files names one: see
+	// [CheckURL]. No other region stands in for it. "" for none.
+	URL string
+}
+
 // STS makes minters. It is safe for concurrent use.
 type STS struct {
 	o    Options
 	http *transport
+	lame lame
 
 	mu sync.Mutex
-	// One client a region: the SDK keeps the offset to the issuer's clock in it.
-	clients map[string]*sts.Client
+	// One client a site: the SDK keeps the offset to the issuer's clock in it.
+	clients map[Site]*sts.Client
 }
 
 // New returns an STS, or an error that names the endpoint that cannot be used.
@@ -85,12 +113,20 @@ func New(o Options) (*STS, error) {
 			return nil, fmt.Errorf("sts endpoint: %w", err)
 		}
 	}
-	return &STS{o: o, http: newTransport(o), clients: map[string]*sts.Client{}}, nil
+	for _, r := range o.Fallback {
+		if !validRegion(r) {
+			return nil, fmt.Errorf("sts fallback region %q is not the name of a region", clean(r))
+		}
+	}
+	return &STS{o: o, http: newTransport(o), clients: map[Site]*sts.Client{}, lame: newLame(o.Changed)}, nil
 }
 
 // CloseIdle closes connections that no call uses. They also close by
 // themselves after some seconds.
 func (s *STS) CloseIdle() { s.http.client.CloseIdleConnections() }
+
+// CheckURL says what is wrong with the URL of an STS endpoint, nil when nothing is.
+func CheckURL(endpoint string) error { return Endpoint{URL: endpoint}.validate() }
 
 func (e Endpoint) validate() error {
 	u, err := url.Parse(e.URL)
@@ -122,26 +158,63 @@ func loopback(host string) bool {
 }
 
 // endpoint is the zero Endpoint where AWS's own is meant.
-func (s *STS) endpoint(region string) Endpoint {
-	if s.o.Override != nil {
+func (s *STS) endpoint(at Site) Endpoint {
+	switch {
+	case s.o.Override != nil:
 		return *s.o.Override
+	case at.URL != "":
+		return Endpoint{URL: at.URL}
 	}
-	return s.o.Endpoints[region]
+	return s.o.Endpoints[at.Region]
 }
 
-func (s *STS) client(region string) *sts.Client {
+// site settles the region, and drops the choice among AWS's endpoints where
+// another one is configured: it is taken as it is.
+func (s *STS) site(at Site, arn string) Site {
+	at.Region = regionOr(at.Region, arn)
+	if e := s.endpoint(at); e.URL != "" && e.URL == at.URL {
+		return Site{Region: at.Region, URL: at.URL}
+	} else if e.URL != "" {
+		return Site{Region: at.Region}
+	}
+	return at
+}
+
+func (s *STS) client(at Site) *sts.Client {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.clients[region]; c != nil {
+	if c := s.clients[at]; c != nil {
 		return c
 	}
-	o := sts.Options{Region: region, AppID: "stsbroker", Retryer: aws.NopRetryer{}, HTTPClient: s.http, HTTPSignerV4: freshSigner{}}
-	if e := s.endpoint(region); e.URL != "" {
+	o := sts.Options{
+		Region: at.Region, AppID: "stsbroker", Retryer: aws.NopRetryer{}, HTTPClient: s.http, HTTPSignerV4: freshSigner{},
+		EndpointResolverV2: resolver{at.Legacy, sts.NewDefaultEndpointResolverV2()},
+	}
+	if at.FIPS {
+		o.EndpointOptions.UseFIPSEndpoint = aws.FIPSEndpointStateEnabled
+	}
+	if at.DualStack {
+		o.EndpointOptions.UseDualStackEndpoint = aws.DualStackEndpointStateEnabled
+	}
+	if e := s.endpoint(at); e.URL != "" {
 		o.BaseEndpoint = aws.String(e.URL)
 	}
 	c := sts.New(o)
-	s.clients[region] = c
+	s.clients[at] = c
 	return c
+}
+
+// resolver is the SDK's, which knows every partition. It has the rules for
+// legacy endpoints too, but no option that asks for them.
+type resolver struct {
+	legacy bool
+	sts.EndpointResolverV2
+}
+
+// ResolveEndpoint implements sts.EndpointResolverV2.
+func (r resolver) ResolveEndpoint(ctx context.Context, p sts.EndpointParameters) (smithyendpoints.Endpoint, error) {
+	p.UseGlobalEndpoint = aws.Bool(r.legacy)
+	return r.EndpointResolverV2.ResolveEndpoint(ctx, p)
 }
 
 // freshSigner derives its key at every call. The SDK's signer keeps derived keys
@@ -154,59 +227,34 @@ func (freshSigner) SignHTTP(ctx context.Context, c aws.Credentials, r *http.Requ
 	return v4.NewSigner().SignHTTP(ctx, c, r, payloadHash, service, region, at, options...)
 }
 
-// Identity is who STS takes a caller for.
-type Identity struct {
-	Account string `json:"account"`
-	ARN     string `json:"arn"`
-	UserID  string `json:"user_id"`
-}
+// send is one call of the SDK's client, to one region. It may be made again, to
+// the same region or another.
+type send func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) error
 
-// WhoAmI asks GetCallerIdentity, which needs no permission. The region "" is
-// the one of the aws partition's own. Errors are [*broker.Error].
-func (s *STS) WhoAmI(ctx context.Context, region string, m broker.Material) (Identity, error) {
-	region = regionOr(region, "")
-	c := Call{Action: "GetCallerIdentity", Region: region, Endpoint: s.endpoint(region).URL}
-	var id Identity
-	_, err := s.do(ctx, c, m, func(ctx context.Context, api *sts.Client, sign func(*sts.Options), _ *exchange) error {
-		out, err := api.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{}, sign)
-		if err != nil {
-			return err
-		}
-		id = Identity{aws.ToString(out.Account), aws.ToString(out.Arn), aws.ToString(out.UserId)}
-		return nil
-	})
-	if err != nil {
-		return Identity{}, err
-	}
-	if id.ARN == "" {
-		return Identity{}, refuse(c, "it names no ARN")
-	}
-	return id, nil
-}
-
-// send is one call of the SDK's client.
-type send func(ctx context.Context, api *sts.Client, sign func(*sts.Options), x *exchange) error
+func validRegion(region string) bool { return len(region) <= 63 && regionPattern.MatchString(region) }
 
 // The region becomes part of a host name.
 var regionPattern = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
 
-// do makes one call and, when it was refused because this host's clock is
-// wrong, one more: by then the client has taken its offset from the answer's
-// Date header. Errors are classified.
-func (s *STS) do(ctx context.Context, c Call, m broker.Material, call send) (*exchange, error) {
-	if len(c.Region) > 63 || !regionPattern.MatchString(c.Region) {
-		return &exchange{}, &broker.Error{Kind: broker.KindConfig, Public: fmt.Sprintf("%q is not the name of a region; mend the profile", clean(c.Region))}
+// call makes one call to one region and, when it was refused because this
+// host's clock is wrong, one more: by then the client has taken its offset from
+// the answer's Date header. Errors are classified.
+func (s *STS) call(ctx context.Context, c Call, at Site, m broker.Material, call send) (*exchange, error) {
+	c.Region, c.Endpoint = at.Region, s.endpoint(at).URL
+	c.Secrets = append([]broker.Secret{m.SecretAccessKey, m.SessionToken}, c.Secrets...)
+	if !validRegion(at.Region) {
+		return &exchange{}, &broker.Error{Kind: broker.KindConfig, Public: fmt.Sprintf("%q is not the name of a region; mend the profile", clean(at.Region))}
 	}
 	sign := func(o *sts.Options) {
 		o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 			return aws.Credentials{AccessKeyID: m.AccessKeyID, SecretAccessKey: m.SecretAccessKey.Reveal(), SessionToken: m.SessionToken.Reveal()}, nil
 		})
 	}
-	api := s.client(c.Region)
+	api := s.client(at)
 	for try := 0; ; try++ {
-		x := &exchange{secrets: []broker.Secret{m.SecretAccessKey, m.SessionToken}}
+		x := &exchange{site: at}
 		limited, cancel := context.WithTimeout(context.WithValue(ctx, exchangeKey{}, x), s.o.Timeout)
-		err := call(limited, api, sign, x)
+		err := call(limited, api, sign)
 		cancel()
 		if err == nil {
 			return x, nil
@@ -215,7 +263,6 @@ func (s *STS) do(ctx context.Context, c Call, m broker.Material, call send) (*ex
 		if try == 0 && x.skewed() {
 			continue
 		}
-		c.Secrets = x.secrets
 		return x, Classify(err, c)
 	}
 }

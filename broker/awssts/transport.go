@@ -2,10 +2,12 @@ package awssts
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -13,13 +15,14 @@ import (
 
 	awsxml "github.com/aws/aws-sdk-go-v2/aws/protocol/xml"
 	"github.com/aws/smithy-go"
-
-	"github.com/stsbroker/stsbroker/broker"
 )
 
 const (
 	maxAnswer   = 64 << 10
 	idleTimeout = 5 * time.Second // a call an hour: a kept connection only costs memory
+	// connectTimeout is how long a region may take to connect to when there are
+	// others to ask.
+	connectTimeout = time.Second
 )
 
 // transport is the SDK's HTTP client: bounded answers, no redirects, TLS 1.2
@@ -39,7 +42,7 @@ func newTransport(o Options) *transport {
 	return &transport{http.Client{
 		Transport: &http.Transport{
 			Proxy:                  proxy,
-			DialContext:            o.Dial,
+			DialContext:            dialer(o),
 			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.RootCAs},
 			DisableCompression:     true,
 			MaxIdleConns:           4,
@@ -51,6 +54,21 @@ func newTransport(o Options) *transport {
 	}}
 }
 
+func dialer(o Options) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	if len(o.Fallback) == 0 {
+		return o.Dial
+	}
+	dial := o.Dial
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
+		return dial(ctx, network, addr)
+	}
+}
+
 // exchange is what one call learns beside its result. It travels in the
 // call's context, and one goroutine at a time uses it.
 type exchange struct {
@@ -58,9 +76,9 @@ type exchange struct {
 	date           time.Time // the answer's Date; zero when there was none
 	signed         time.Time // X-Amz-Date of the request; zero for unsigned calls
 	status         int
-	body           []byte          // of an answer that is an error
-	code, words    string          // of the issuer's error; "" when there is none
-	secrets        []broker.Secret // that went into the request
+	body           []byte // of an answer that is an error
+	code, words    string // of the issuer's error; "" when there is none
+	site           Site
 }
 
 type exchangeKey struct{}

@@ -24,7 +24,7 @@ import (
 
 // callAny calls an action whose answer does not matter.
 func callAny(action string) send {
-	return func(ctx context.Context, api *sts.Client, sign func(*sts.Options), _ *exchange) (err error) {
+	return func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) (err error) {
 		arn, name, token := deploy, "tester", "a.b.c"
 		switch action {
 		case "AssumeRole":
@@ -104,7 +104,7 @@ func TestWhereCallsGo(t *testing.T) {
 				dialed = addr
 				return nil, errors.New("not in a test")
 			}
-			got, err := newSTS(t, c.o).Role(Role{Region: c.region, ARN: c.arn, SessionName: "tester"}).Mint(t.Context(), broker.MintInput{Parent: longTerm})
+			got, err := newSTS(t, c.o).Role(Role{Site: Site{Region: c.region}, ARN: c.arn, SessionName: "tester"}).Mint(t.Context(), broker.MintInput{Parent: longTerm})
 			e := wantError(t, got, err)
 			if dialed != c.want {
 				t.Errorf("dialed %q, want %q: %v", dialed, c.want, e)
@@ -180,7 +180,7 @@ func TestProxy(t *testing.T) {
 		asked = append(asked, r.URL.Host)
 		return url.Parse("http://proxy.example.com:3128")
 	}
-	if _, err := listen(t, fake, func(o *Options) { o.Proxy = proxy }).WhoAmI(t.Context(), region, longTerm); err != nil || asked != nil {
+	if _, err := listen(t, fake, func(o *Options) { o.Proxy = proxy }).WhoAmI(t.Context(), at, longTerm); err != nil || asked != nil {
 		t.Errorf("loopback was proxied: %v, %v", asked, err)
 	}
 	var dialed []string
@@ -189,7 +189,7 @@ func TestProxy(t *testing.T) {
 		return nil, errors.New("not in a test")
 	}}
 	for range 2 {
-		_, err := newSTS(t, o).WhoAmI(t.Context(), region, longTerm)
+		_, err := newSTS(t, o).WhoAmI(t.Context(), at, longTerm)
 		_ = wantError(t, broker.Credentials{}, err)
 		o.Proxy = nil
 	}
@@ -202,14 +202,14 @@ func TestWhoAmI(t *testing.T) {
 	fake := world()
 	s := listen(t, fake)
 	fake.SetFault(stsfake.Fault{Kind: stsfake.FaultDenied, Message: "no"})
-	_, err := s.WhoAmI(t.Context(), region, longTerm)
+	_, err := s.WhoAmI(t.Context(), at, longTerm)
 	if e := wantError(t, broker.Credentials{}, err); e.Kind != broker.KindDenied || !strings.Contains(e.Public, "GetCallerIdentity") {
 		t.Error(e)
 	}
 	s = listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("<GetCallerIdentityResponse><GetCallerIdentityResult/></GetCallerIdentityResponse>"))
 	}))
-	_, err = s.WhoAmI(t.Context(), region, longTerm)
+	_, err = s.WhoAmI(t.Context(), at, longTerm)
 	if e := wantError(t, broker.Credentials{}, err); e.Kind != broker.KindUnavailable || !strings.Contains(e.Public, "names no ARN") {
 		t.Error(e)
 	}
@@ -224,7 +224,7 @@ func BenchmarkRoleMint(b *testing.B) {
 	}
 	defer r.Close()
 	s := newSTS(b, Options{Override: &Endpoint{URL: r.URL}, Timeout: time.Minute})
-	m := s.Role(Role{Region: region, ARN: deploy, SessionName: "tester"})
+	m := s.Role(Role{Site: at, ARN: deploy, SessionName: "tester"})
 	for b.Loop() {
 		if _, err := m.Mint(b.Context(), broker.MintInput{Parent: longTerm}); err != nil {
 			b.Fatal(err)

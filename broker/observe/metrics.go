@@ -27,6 +27,7 @@ type metrics struct {
 	usual       prometheus.Counter // the requests that are nearly all: served at the container door
 	lapsed      prometheus.Counter
 	clockSteps  prometheus.Counter
+	lame        *prometheus.GaugeVec
 }
 
 func newMetrics() metrics {
@@ -54,13 +55,16 @@ func newMetrics() metrics {
 			"Leases that are no longer renewed because nobody asked lately.")),
 		clockSteps: prometheus.NewCounter(counter("clock_steps_total",
 			"Jumps of the wall clock: suspends, or it was set.")),
+		lame: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "sts_region_lame", Help: "Whether STS does not answer in a region that fallback regions stand in for (1), or answers again (0).",
+		}, []string{"region"}),
 	}
 	m.usual = m.requests.WithLabelValues(broker.DoorContainer, statusLabel(http.StatusOK))
 	return m
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.mints, m.mintSeconds, m.servedLeft, m.servedStale, m.requests, m.lapsed, m.clockSteps}
+	return []prometheus.Collector{m.mints, m.mintSeconds, m.servedLeft, m.servedStale, m.requests, m.lapsed, m.clockSteps, m.lame}
 }
 
 func (m *metrics) mint(e broker.Event, result string) {
@@ -122,7 +126,8 @@ func regionLabel(region string) string {
 func actionLabel(action string) string {
 	switch action {
 	case "AssumeRole", "AssumeRoleWithWebIdentity", "AssumeRoleWithSAML", "AssumeRoot",
-		"GetSessionToken", "GetFederationToken", "credential_process":
+		"GetSessionToken", "GetFederationToken", "GetDelegatedAccessToken", "credential_process",
+		"environment", "Ec2InstanceMetadata", "EcsContainer":
 		return action
 	}
 	return other

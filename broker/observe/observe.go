@@ -122,6 +122,18 @@ func (o *Observer) Request(door string, status int) {
 	o.metrics.requests.WithLabelValues(doorLabel(door), statusLabel(status)).Inc()
 }
 
+// Region notes that the STS of a region does not answer, and why, or that it
+// answers again.
+func (o *Observer) Region(region string, lame bool, why string) {
+	if lame {
+		o.metrics.lame.WithLabelValues(regionLabel(region)).Set(1)
+		o.log.Warn("STS does not answer in a region; the fallback regions stand in for it", zap.String("region", region), zap.String("error", clip(why)))
+		return
+	}
+	o.metrics.lame.WithLabelValues(regionLabel(region)).Set(0)
+	o.log.Info("STS answers again in a region", zap.String("region", region))
+}
+
 // Handler serves the metrics in Prometheus' text format. Put it behind the
 // guard: it checks nobody.
 func (o *Observer) Handler() http.Handler { return metricsHandler(o.reg) }

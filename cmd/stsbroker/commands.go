@@ -54,15 +54,24 @@ func refreshCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return printJSON(p)
-			}
-			fmt.Printf("%s: %s, %s left\n", oneLine(p.Name), p.KeyID, span(seconds(p.Left)))
-			return nil
+			return printHeld(p, asJSON)
 		},
 	}
 	jsonFlag(c, &asJSON)
 	return c
+}
+
+// printHeld says what a profile holds now.
+func printHeld(p control.Profile, asJSON bool) error {
+	if asJSON {
+		return printJSON(p)
+	}
+	held := "nothing; its source is logged in, and each exec mints for itself"
+	if p.KeyID != "" {
+		held = p.KeyID + ", " + span(seconds(p.Left)) + " left"
+	}
+	_, err := fmt.Println(oneLine(p.Name) + ": " + held)
+	return err
 }
 
 func whoamiCommand(g *globals) *cobra.Command {

@@ -29,7 +29,7 @@ type Config struct {
 	Keys        map[string]KeyConfig
 	Profiles    []ProfileConfig // in the order of the document
 
-	sources []ref // role sources that are no profile of this document
+	sources []ref // sources that are no profile of this document
 }
 
 // ListenConfig holds addresses ("IP:PORT", loopback) and a path.
@@ -57,9 +57,13 @@ func (c AWSProfilesConfig) Serves(profile string) bool {
 
 // STSConfig says how STS is reached.
 type STSConfig struct {
-	Region    string // "" where the document does not say
-	Timeout   time.Duration
-	Endpoints map[string]EndpointConfig // by region
+	Region          string   // "" where the document does not say
+	FallbackRegions []string // in the order in which they are tried; of the partition of Region
+	Timeout         time.Duration
+	FIPS            bool                      // endpoints with FIPS 140 cryptography
+	DualStack       bool                      // endpoints with IPv6 addresses too
+	Legacy          bool                      // the global endpoint for the regions that had it by default
+	Endpoints       map[string]EndpointConfig // by region
 }
 
 // EndpointConfig replaces the address of a region's STS.
@@ -76,12 +80,14 @@ const (
 
 // KeyConfig is a long-term credential.
 type KeyConfig struct {
-	Name    string
-	Line    int
-	Custody string // custodyFile or custodyEnv
+	Name     string
+	Line     int
+	Custody  string // custodyFile or custodyEnv
+	RootUser bool   // of an account's root user, who gets an hour at most and no role
 }
 
-// ProfileConfig is one profile. Exactly one of the pointers is set.
+// ProfileConfig is one profile. Either exactly one of the pointers is set, or
+// Ambient.
 type ProfileConfig struct {
 	Name     string
 	Line     int    // where its name stands
@@ -91,32 +97,106 @@ type ProfileConfig struct {
 	Session     *SessionConfig
 	Role        *RoleConfig
 	WebIdentity *WebIdentityConfig
+	SAML        *SAMLConfig
+	Federation  *FederationConfig
+	Root        *RootConfig
+	Delegated   *DelegatedConfig
 	Process     *ProcessConfig
+	Ambient     bool // the SDK's own chain
+}
+
+// MFAConfig is the device whose code a mint needs; zero for none.
+type MFAConfig struct {
+	Serial  string   // of a hardware device, or the ARN of a virtual one
+	Process []string // a command that prints the code; empty when a person gives it
+}
+
+// InputConfig is where a token or an assertion is read from, again at every
+// mint: exactly one of the two is set. Zero is none.
+type InputConfig struct {
+	File    string // absolute
+	Command []string
 }
 
 // SessionConfig is GetSessionToken with a long-term key.
 type SessionConfig struct {
 	Key      string
-	Duration time.Duration // 0 for the default
+	MFA      MFAConfig
+	Duration time.Duration // 0 for the default; a root user's: always set
 }
 
 // RoleConfig is AssumeRole, signed by a profile's credentials or by a key:
 // exactly one of Source and Key is set.
 type RoleConfig struct {
-	ARN         string
-	Source      string
-	Key         string
-	Duration    time.Duration // 0 for the default
-	SessionName string        // may hold {{.User}} and {{.Host}}; "" for the default
-	ExternalID  string
+	ARN            string
+	Source         string
+	Key            string
+	Duration       time.Duration // 0 for the default
+	SessionName    string        // may hold {{.User}} and {{.Host}}; "" for the default
+	ExternalID     string
+	SourceIdentity string
+	Tags           map[string]string
+	TransitiveTags []string // keys of Tags
+	Policy         string   // compact JSON, as STS gets it
+	PolicyARNs     []string
+	Contexts       []ContextConfig
+	MFA            MFAConfig
+}
+
+// ContextConfig is a context that AssumeRole passes on, such as the user of IAM
+// Identity Center for whom a role acts.
+type ContextConfig struct {
+	ProviderARN string
+	Assertion   InputConfig
 }
 
 // WebIdentityConfig is AssumeRoleWithWebIdentity.
 type WebIdentityConfig struct {
 	ARN         string
-	TokenFile   string        // absolute
+	SessionName string // as of a role
+	ProviderID  string // of an OAuth 2.0 provider; "" for OpenID Connect
+	Policy      string // as of a role
+	PolicyARNs  []string
+	Token       InputConfig
 	Duration    time.Duration // 0 for the default (of a compatible store: its own)
-	SessionName string        // as of a role
+}
+
+// SAMLConfig is AssumeRoleWithSAML. An ARN that is "" is taken from the assertion.
+type SAMLConfig struct {
+	ARN          string
+	PrincipalARN string
+	Policy       string // as of a role
+	PolicyARNs   []string
+	Assertion    InputConfig
+	Duration     time.Duration // 0 for the default
+}
+
+// FederationConfig is GetFederationToken with a long-term key. At least one of
+// Policy and PolicyARNs is set.
+type FederationConfig struct {
+	Key        string
+	Name       string
+	Policy     string // as of a role
+	PolicyARNs []string
+	Tags       map[string]string
+	Duration   time.Duration // 0 for the default; a root user's: always set
+}
+
+// RootConfig is AssumeRoot, signed as a role is, but never by a session of
+// GetSessionToken.
+type RootConfig struct {
+	Target        string // the account of 12 digits, or the ARN of its root user
+	TaskPolicyARN string
+	Source        string
+	Key           string
+	Duration      time.Duration // 0 for the default
+}
+
+// DelegatedConfig is GetDelegatedAccessToken, signed as AssumeRoot is.
+type DelegatedConfig struct {
+	Source string
+	Key    string
+	Token  InputConfig // the trade-in token
 }
 
 // ProcessConfig is a command that prints credentials, in the form of
@@ -190,13 +270,20 @@ func loadConfig(file string) (*Config, []Finding) {
 	return parseConfig(file, data)
 }
 
-// readConfigFile reads the document if nobody else can change it. Symbolic
-// links are followed (Kubernetes mounts configuration by them), and the folders
-// on both ends of one count.
+// readConfigFile reads the document if nobody else can change it.
 func readConfigFile(file string) ([]byte, error) {
-	switch info, err := os.Stat(file); { // before the open: a pipe would wait for its writer
-	case errors.Is(err, fs.ErrNotExist):
+	data, err := readTrusted(file, maxConfig)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errors.New("there is no such file; name another with --config, or leave that away to serve the profiles of the AWS files")
+	}
+	return data, err
+}
+
+// readTrusted reads a file of at most so many bytes if nobody else can change
+// it. Symbolic links are followed (Kubernetes mounts configuration by them), and
+// the folders on both ends of one count.
+func readTrusted(file string, most int64) ([]byte, error) {
+	switch info, err := os.Stat(file); { // before the open: a pipe would wait for its writer
 	case err != nil:
 		return nil, fmt.Errorf("cannot be read: %w", err)
 	case !info.Mode().IsRegular():
@@ -214,12 +301,12 @@ func readConfigFile(file string) ([]byte, error) {
 	if err := securefile.CheckWriters(file, info); err != nil {
 		return nil, fmt.Errorf("not trusted: %w", err)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("cannot be read: %w", err)
-	case len(data) > maxConfig:
-		return nil, fmt.Errorf("is larger than %d bytes", maxConfig)
+	case int64(len(data)) > most:
+		return nil, fmt.Errorf("is larger than %d bytes", most)
 	}
 	return data, nil
 }
@@ -242,7 +329,7 @@ func parseConfig(file string, data []byte) (*Config, []Finding) {
 	return c, r.findings
 }
 
-// CheckSources reports the role sources that are neither a profile of this
+// CheckSources reports the sources that are neither a profile of this
 // document nor one of the AWS files, whose names are given.
 func (c *Config) CheckSources(awsProfiles []string) []Finding {
 	r := &configReader{file: c.File}

@@ -2,37 +2,46 @@ package main
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
-	"net"
-	"net/netip"
-	"net/url"
-	"path"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/stsbroker/stsbroker/broker/custody"
+	"github.com/stsbroker/stsbroker/broker/awssts"
 )
 
-// Durations that STS grants: GetSessionToken and AssumeRole of the AWS STS API
-// reference. A role over temporary credentials gets an hour at most.
+// Durations that STS grants, from its API reference. A role over temporary
+// credentials gets an hour at most, and so does all that a root user signs.
 const (
 	leastDuration   = 15 * time.Minute
 	mostSession     = 36 * time.Hour
 	mostRole        = 12 * time.Hour
+	mostFederation  = 36 * time.Hour
 	mostChained     = time.Hour
+	mostOfRootUser  = time.Hour
+	mostRoot        = 15 * time.Minute
 	advisedDuration = time.Hour // below it, some SDKs ask again at every call
 )
 
+// Most of one kind that a call of STS takes, from its API reference.
+const (
+	mostPolicyARNs = 10
+	mostTags       = 50
+	mostContexts   = 5
+)
+
+// kinds of profiles, as the messages list them.
+const kinds = "session, role, web_identity, saml, federation, root, delegated, process, ambient"
+
+// fields is a mapping's keys and what reads them.
+type fields = map[string]reads
+
 // config reads the whole document.
 func (r *configReader) config(c *Config, root *yaml.Node) {
-	r.mapping(root, "", map[string]reads{
+	r.mapping(root, "", fields{
 		"listen":       func(n *yaml.Node, p string) { r.listen(&c.Listen, n, p) },
 		"aws_profiles": func(n *yaml.Node, p string) { r.awsProfiles(&c.AWSProfiles, n, p) },
 		"sts":          func(n *yaml.Node, p string) { r.sts(&c.STS, n, p) },
@@ -42,7 +51,7 @@ func (r *configReader) config(c *Config, root *yaml.Node) {
 }
 
 func (r *configReader) listen(to *ListenConfig, n *yaml.Node, p string) {
-	seen, _ := r.mapping(n, p, map[string]reads{
+	seen, _ := r.mapping(n, p, fields{
 		"container": r.set(&to.Container, checkListen),
 		"metrics":   r.text(&to.Metrics, optional(checkListen)),
 		"control":   r.text(&to.Control, optional(checkSocket)),
@@ -54,17 +63,22 @@ func (r *configReader) listen(to *ListenConfig, n *yaml.Node, p string) {
 }
 
 func (r *configReader) awsProfiles(to *AWSProfilesConfig, n *yaml.Node, p string) {
-	r.mapping(n, p, map[string]reads{
+	r.mapping(n, p, fields{
 		"include": r.set(&to.Include, checkGlob),
 		"exclude": r.set(&to.Exclude, checkGlob),
 	})
 }
 
 func (r *configReader) sts(to *STSConfig, n *yaml.Node, p string) {
-	r.mapping(n, p, map[string]reads{
-		"region": r.text(&to.Region, checkRegion),
+	var endpoints string
+	seen, _ := r.mapping(n, p, fields{
+		"region":           r.text(&to.Region, checkRegion),
+		"fallback_regions": r.set(&to.FallbackRegions, checkRegion),
 		// The most is the deadline of a whole mint.
-		"timeout": r.duration(&to.Timeout, 500*time.Millisecond, 10*time.Second),
+		"timeout":            r.duration(&to.Timeout, 500*time.Millisecond, 10*time.Second),
+		"fips":               r.flag(&to.FIPS),
+		"dual_stack":         r.flag(&to.DualStack),
+		"regional_endpoints": r.text(&endpoints, checkRegionalEndpoints),
 		"endpoints": func(n *yaml.Node, p string) {
 			r.entries(n, p, func(key, value *yaml.Node) {
 				if err := checkRegion(key.Value); err != nil {
@@ -76,7 +90,25 @@ func (r *configReader) sts(to *STSConfig, n *yaml.Node, p string) {
 				r.endpoints = append(r.endpoints, ref{value, at, e.URL})
 			})
 		},
-	}, "fallback_regions")
+	})
+	to.Legacy = endpoints == "legacy"
+	if len(to.FallbackRegions) == 0 {
+		to.FallbackRegions = nil
+		return
+	}
+	// Credentials of one partition, or of one store, mean nothing to another.
+	first := cmp.Or(to.Region, to.FallbackRegions[0])
+	for _, f := range to.FallbackRegions {
+		at, path := seen["fallback_regions"], join(p, "fallback_regions")
+		switch ours, its := awssts.PartitionOf(first), awssts.PartitionOf(f); {
+		case f == to.Region:
+			r.fail(at, path, "%s is sts.region itself; name the regions to try after it", f)
+		case ours != its:
+			r.fail(at, path, "%s is of the partition %s, and %s of %s; name regions of one partition", f, its, first, ours)
+		case to.Endpoints[f].Compatible != to.Endpoints[first].Compatible:
+			r.fail(at, path, "one of %s and %s is a compatible store and the other is AWS; name regions of one of them", f, first)
+		}
+	}
 }
 
 func (r *configReader) endpoint(n *yaml.Node, p string) (e EndpointConfig) {
@@ -84,7 +116,7 @@ func (r *configReader) endpoint(n *yaml.Node, p string) (e EndpointConfig) {
 		r.text(&e.URL, checkEndpoint)(n, p)
 		return e
 	}
-	seen, clean := r.mapping(n, p, map[string]reads{
+	seen, clean := r.mapping(n, p, fields{
 		"url":        r.text(&e.URL, checkEndpoint),
 		"compatible": r.flag(&e.Compatible),
 	})
@@ -99,7 +131,10 @@ func (r *configReader) keys(to map[string]KeyConfig, n *yaml.Node, p string) {
 		if err := checkKeyName(key.Value); err != nil {
 			r.fail(key, p, "%v", err)
 		}
-		seen, clean := r.mapping(value, at, map[string]reads{"custody": r.text(&k.Custody, checkCustody)})
+		seen, clean := r.mapping(value, at, fields{
+			"custody":   r.text(&k.Custody, checkCustody),
+			"root_user": r.flag(&k.RootUser),
+		})
 		r.need(seen, clean, key, at, "custody")
 		to[k.Name] = k
 	})
@@ -116,19 +151,28 @@ func (r *configReader) profiles(to *[]ProfileConfig, n *yaml.Node, p string) {
 
 func (r *configReader) profile(key, n *yaml.Node, p string) ProfileConfig {
 	c := ProfileConfig{Name: key.Value, Line: key.Line}
-	kinds := map[string]reads{
+	known := fields{
 		"session":      func(n *yaml.Node, p string) { c.Session = r.session(c.Name, n, p) },
 		"role":         func(n *yaml.Node, p string) { c.Role = r.role(c.Name, n, p) },
 		"web_identity": func(n *yaml.Node, p string) { c.WebIdentity = r.webIdentity(c.Name, n, p) },
+		"saml":         func(n *yaml.Node, p string) { c.SAML = r.saml(c.Name, n, p) },
+		"federation":   func(n *yaml.Node, p string) { c.Federation = r.federation(c.Name, n, p) },
+		"root":         func(n *yaml.Node, p string) { c.Root = r.root(c.Name, n, p) },
+		"delegated":    func(n *yaml.Node, p string) { c.Delegated = r.delegated(c.Name, n, p) },
 		"process":      func(n *yaml.Node, p string) { c.Process = r.process(n, p) },
+		"ambient": func(n *yaml.Node, p string) {
+			faults := r.faults
+			if r.flag(&c.Ambient)(n, p); !c.Ambient && r.faults == faults {
+				r.fail(n, p, "false means nothing here; leave ambient out")
+			}
+		},
 	}
-	fields := maps.Clone(kinds)
-	fields["region"] = r.text(&c.Region, checkRegion)
-	fields["prefetch"] = r.flag(&c.Prefetch)
-	seen, clean := r.mapping(n, p, fields, "saml", "federation", "root", "ambient")
-
+	seen, clean := r.mapping(n, p, with(known, fields{
+		"region":   r.text(&c.Region, checkRegion),
+		"prefetch": r.flag(&c.Prefetch),
+	}))
 	var have []string
-	for kind := range kinds {
+	for kind := range known {
 		if seen[kind] != nil {
 			have = append(have, kind)
 		}
@@ -140,66 +184,310 @@ func (r *configReader) profile(key, n *yaml.Node, p string) ProfileConfig {
 	case len(have) > 1:
 		r.fail(seen[have[1]], p, "%s and %s in one profile; a profile has one kind", have[0], have[1])
 	case len(have) == 0 && clean:
-		r.fail(key, p, "says no way to obtain credentials; give it one of session, role, web_identity, process")
+		r.fail(key, p, "says no way to obtain credentials; give it one of %s", kinds)
+	case c.Root != nil && c.Prefetch:
+		r.fail(seen["prefetch"], join(p, "prefetch"), "a root session is minted for one exec alone, never ahead of it; leave prefetch out")
 	}
 	return c
 }
 
 func (r *configReader) session(profile string, n *yaml.Node, p string) *SessionConfig {
 	var c SessionConfig
-	seen, clean := r.mapping(n, p, map[string]reads{
+	faults := r.faults
+	seen, clean := r.mapping(n, p, with(r.mfa(&c.MFA), fields{
 		"key":      r.naming(&r.keyRefs, &c.Key, profile, notEmpty),
 		"duration": r.credentialLife(&c.Duration, mostSession),
-	}, "mfa_serial", "mfa_process")
+	}))
+	r.needSerial(seen, faults, p, c.MFA)
 	r.need(seen, clean, n, p, "key")
+	r.later = append(r.later, func(w document) {
+		if w.Keys[c.Key].RootUser || rootDevice(c.MFA.Serial) {
+			r.rootUserLife(&c.Duration, seen, p)
+		}
+	})
 	return &c
 }
 
 func (r *configReader) role(profile string, n *yaml.Node, p string) *RoleConfig {
 	var c RoleConfig
-	seen, clean := r.mapping(n, p, map[string]reads{
-		"arn":          r.naming(&r.arns, &c.ARN, profile, checkRoleARN),
-		"key":          r.naming(&r.keyRefs, &c.Key, profile, notEmpty),
-		"source":       r.naming(&r.sourceRefs, &c.Source, profile, notEmpty),
-		"duration":     r.credentialLife(&c.Duration, mostRole),
-		"session_name": r.text(&c.SessionName, checkSessionName),
-		"external_id":  r.text(&c.ExternalID, checkExternalID),
-	}, "mfa_serial", "mfa_process", "source_identity", "tags", "transitive_tags", "policy", "policy_arns", "provided_contexts")
+	faults := r.faults
+	seen, clean := r.mapping(n, p, with(r.mfa(&c.MFA), r.narrowing(&c.Policy, &c.PolicyARNs), r.signing(&c.Source, &c.Key, profile), fields{
+		"arn":               r.naming(&r.arns, &c.ARN, profile, checkRoleARN),
+		"duration":          r.credentialLife(&c.Duration, mostRole),
+		"session_name":      r.text(&c.SessionName, checkSessionName),
+		"external_id":       r.text(&c.ExternalID, checkExternalID),
+		"source_identity":   r.text(&c.SourceIdentity, checkSourceIdentity),
+		"tags":              r.tags(&c.Tags),
+		"transitive_tags":   r.few(&c.TransitiveTags, mostTags, "tags", notEmpty),
+		"provided_contexts": r.contexts(&c.Contexts),
+	}))
+	r.needSerial(seen, faults, p, c.MFA)
 	r.need(seen, clean, n, p, "arn")
-	switch {
-	case seen["source"] != nil && seen["key"] != nil:
-		r.fail(seen["key"], p, "source and key; give one: a profile to take the role from, or a long-term key")
-	case seen["source"] == nil && seen["key"] == nil && clean:
-		r.fail(n, p, "nothing to sign with; give source: PROFILE or key: NAME")
+	r.needSigner(seen, clean, n, p)
+	for _, t := range c.TransitiveTags {
+		if _, ok := c.Tags[t]; !ok {
+			r.fail(seen["transitive_tags"], join(p, "transitive_tags"), "%q is none of tags; give it there, with its value%s",
+				t, didYouMean(t, slices.Sorted(maps.Keys(c.Tags))))
+		}
 	}
+	if rootDevice(c.MFA.Serial) {
+		r.fail(seen["mfa_serial"], join(p, "mfa_serial"), "this is the device of a root user, and the root user cannot assume roles; "+
+			"give the serial of the IAM user's device")
+	}
+	r.later = append(r.later, func(w document) {
+		if why := w.rootUser(c.Source, c.Key); why != "" {
+			r.fail(cmp.Or(seen["key"], seen["source"], n), p, "%s, and the root user cannot assume roles; sign with the key of an IAM user, or with a role", why)
+		}
+		r.checkChain(w, &c, seen, p)
+	})
 	return &c
 }
 
 func (r *configReader) webIdentity(profile string, n *yaml.Node, p string) *WebIdentityConfig {
 	var c WebIdentityConfig
-	seen, clean := r.mapping(n, p, map[string]reads{
+	seen, clean := r.mapping(n, p, with(r.input(&c.Token, "token"), r.narrowing(&c.Policy, &c.PolicyARNs), fields{
 		"arn":          r.naming(&r.arns, &c.ARN, profile, checkRoleARN),
-		"token_file":   r.text(&c.TokenFile, checkAbsolute),
 		"duration":     r.credentialLife(&c.Duration, mostRole),
 		"session_name": r.text(&c.SessionName, checkSessionName),
-	}, "token_command", "policy", "policy_arns")
-	r.need(seen, clean, n, p, "arn", "token_file")
+		"provider_id":  r.text(&c.ProviderID, checkProviderID),
+	}))
+	r.need(seen, clean, n, p, "arn")
+	r.needInput(seen, clean, n, p, "token")
+	r.later = append(r.later, func(w document) {
+		if c.ProviderID != "" && !slices.Contains(oauthProviders, c.ProviderID) && !w.compatible(w.profile[profile].Region) {
+			r.fail(seen["provider_id"], join(p, "provider_id"), "%q is no provider of OAuth 2.0 access tokens that STS knows, which are %s; "+
+				"leave provider_id out for OpenID Connect", c.ProviderID, strings.Join(oauthProviders, " and "))
+		}
+	})
+	return &c
+}
+
+func (r *configReader) saml(profile string, n *yaml.Node, p string) *SAMLConfig {
+	var c SAMLConfig
+	seen, clean := r.mapping(n, p, with(r.input(&c.Assertion, "assertion"), r.narrowing(&c.Policy, &c.PolicyARNs), fields{
+		"arn":           r.naming(&r.arns, &c.ARN, profile, checkRoleARN),
+		"principal_arn": r.text(&c.PrincipalARN, checkPrincipalARN),
+		"duration":      r.credentialLife(&c.Duration, mostRole),
+	}))
+	r.needInput(seen, clean, n, p, "assertion")
+	return &c
+}
+
+func (r *configReader) federation(profile string, n *yaml.Node, p string) *FederationConfig {
+	var c FederationConfig
+	faults := r.faults
+	seen, clean := r.mapping(n, p, with(r.narrowing(&c.Policy, &c.PolicyARNs), fields{
+		"key":      r.naming(&r.keyRefs, &c.Key, profile, notEmpty),
+		"name":     r.text(&c.Name, checkFederatedName),
+		"tags":     r.tags(&c.Tags),
+		"duration": r.credentialLife(&c.Duration, mostFederation),
+	}))
+	if r.faults == faults && c.Policy == "" && len(c.PolicyARNs) == 0 {
+		r.fail(n, p, "without policy and policy_arns such a session has no permissions at all; "+
+			"give one of them: what it and the user's own policies both allow, the session may do")
+	}
+	r.need(seen, clean, n, p, "key", "name")
+	r.later = append(r.later, func(w document) {
+		if w.Keys[c.Key].RootUser {
+			r.rootUserLife(&c.Duration, seen, p)
+			r.warn(seen["key"], join(p, "key"), "%s is a root user's, and AWS advises against federation with it; sign with the key of an IAM user", c.Key)
+		}
+	})
+	return &c
+}
+
+func (r *configReader) root(profile string, n *yaml.Node, p string) *RootConfig {
+	var c RootConfig
+	seen, clean := r.mapping(n, p, with(r.signing(&c.Source, &c.Key, profile), fields{
+		"target":          r.text(&c.Target, checkTarget),
+		"task_policy_arn": r.taskPolicy(&c.TaskPolicyARN),
+		"duration": func(n *yaml.Node, p string) {
+			faults := r.faults
+			if r.duration(&c.Duration, 0, mostRoot)(n, p); c.Duration == 0 && r.faults == faults {
+				r.warn(n, p, "0 is STS's default, %s; write the time that the task needs, such as 5m", short(mostRoot))
+			}
+		},
+	}))
+	r.need(seen, clean, n, p, "target", "task_policy_arn")
+	r.needSigner(seen, clean, n, p)
+	r.later = append(r.later, func(w document) {
+		if w.STS.Legacy {
+			r.fail(n, p, "AssumeRoot exists at regional endpoints only; leave regional_endpoints: legacy out of sts")
+		}
+		if why := w.rootUser(c.Source, c.Key); why != "" && c.Key != "" {
+			r.fail(seen["key"], p, "%s, and the root user cannot call AssumeRoot; sign with the key of an IAM user, or with a role", why)
+		}
+	})
+	return &c
+}
+
+func (r *configReader) delegated(profile string, n *yaml.Node, p string) *DelegatedConfig {
+	var c DelegatedConfig
+	seen, clean := r.mapping(n, p, with(r.signing(&c.Source, &c.Key, profile), r.input(&c.Token, "token")))
+	r.needSigner(seen, clean, n, p)
+	r.needInput(seen, clean, n, p, "token")
 	return &c
 }
 
 func (r *configReader) process(n *yaml.Node, p string) *ProcessConfig {
 	var c ProcessConfig
-	seen, clean := r.mapping(n, p, map[string]reads{
-		"command": func(n *yaml.Node, p string) {
-			before := len(r.findings)
-			r.list(&c.Command, noNUL)(n, p)
-			if len(r.findings) == before && (len(c.Command) == 0 || c.Command[0] == "") {
-				r.fail(n, p, "names no program; write [PROGRAM, ARGUMENT…]")
-			}
-		},
-	})
+	seen, clean := r.mapping(n, p, fields{"command": r.command(&c.Command)})
 	r.need(seen, clean, n, p, "command")
 	return &c
+}
+
+// What several kinds have in common. The methods for keys return what reads
+// them, those that begin with need say what is missing afterwards.
+
+// with puts tables of keys together.
+func with(tables ...fields) fields {
+	all := fields{}
+	for _, t := range tables {
+		maps.Copy(all, t)
+	}
+	return all
+}
+
+// signing is who signs: a profile or a key.
+func (r *configReader) signing(source, key *string, profile string) fields {
+	return fields{
+		"source": r.naming(&r.sourceRefs, source, profile, notEmpty),
+		"key":    r.naming(&r.keyRefs, key, profile, notEmpty),
+	}
+}
+
+func (r *configReader) needSigner(seen map[string]*yaml.Node, clean bool, n *yaml.Node, p string) {
+	switch {
+	case seen["source"] != nil && seen["key"] != nil:
+		r.fail(seen["key"], p, "source and key; give one: a profile whose credentials sign, or a long-term key")
+	case seen["source"] == nil && seen["key"] == nil && clean:
+		r.fail(n, p, "nothing to sign with; give source: PROFILE or key: NAME")
+	}
+}
+
+// mfa is the device and where its code comes from.
+func (r *configReader) mfa(to *MFAConfig) fields {
+	return fields{
+		"mfa_serial": r.text(&to.Serial, optional(checkSerial)),
+		"mfa_process": func(n *yaml.Node, p string) {
+			if n.Kind != yaml.SequenceNode || len(n.Content) > 0 { // [] is none
+				r.command(&to.Process)(n, p)
+			}
+		},
+	}
+}
+
+// needSerial is quiet where the mapping had a fault since there were so many: it
+// may be the serial's.
+func (r *configReader) needSerial(seen map[string]*yaml.Node, faults int, p string, c MFAConfig) {
+	if len(c.Process) > 0 && c.Serial == "" && r.faults == faults {
+		r.fail(seen["mfa_process"], join(p, "mfa_process"), "a code without a device; give mfa_serial too")
+	}
+}
+
+// input is a secret input: KIND_file or KIND_command.
+func (r *configReader) input(to *InputConfig, kind string) fields {
+	return fields{kind + "_file": r.text(&to.File, checkAbsolute), kind + "_command": r.command(&to.Command)}
+}
+
+func (r *configReader) needInput(seen map[string]*yaml.Node, clean bool, n *yaml.Node, p, kind string) {
+	file, command := kind+"_file", kind+"_command"
+	switch {
+	case seen[file] != nil && seen[command] != nil:
+		r.fail(seen[command], p, "%s and %s; give one", file, command)
+	case seen[file] == nil && seen[command] == nil && clean:
+		r.fail(n, p, "%s or %s is missing", file, command)
+	}
+}
+
+// narrowing is the session policies: what the session may do at most.
+func (r *configReader) narrowing(policy *string, arns *[]string) fields {
+	return fields{
+		"policy":      r.policy(policy),
+		"policy_arns": r.few(arns, mostPolicyARNs, "policy ARNs", checkPolicyARN),
+	}
+}
+
+func (r *configReader) contexts(to *[]ContextConfig) reads {
+	return func(n *yaml.Node, p string) {
+		if !r.sequence(n, p) {
+			return
+		}
+		for i, item := range n.Content {
+			var c ContextConfig
+			at := fmt.Sprintf("%s[%d]", p, i)
+			seen, clean := r.mapping(item, at, with(r.input(&c.Assertion, "assertion"), fields{
+				"provider_arn": r.text(&c.ProviderARN, checkContextARN),
+			}))
+			r.need(seen, clean, item, at, "provider_arn")
+			r.needInput(seen, clean, item, at, "assertion")
+			*to = append(*to, c)
+		}
+		if len(*to) > mostContexts {
+			r.fail(n, p, "%d contexts; STS takes %d at most", len(*to), mostContexts)
+		}
+	}
+}
+
+// tags reads session tags. Keys that differ in case alone are one to STS.
+func (r *configReader) tags(to *map[string]string) reads {
+	return func(n *yaml.Node, p string) {
+		tags := map[string]string{}
+		r.entries(n, p, func(key, value *yaml.Node) {
+			at := join(p, key.Value)
+			if err := checkTagKey(key.Value); err != nil {
+				r.fail(key, p, "%v", err)
+			}
+			for k := range tags {
+				if strings.EqualFold(k, key.Value) {
+					r.fail(key, at, "differs from %q in case alone, which STS does not tell apart; give one", k)
+				}
+			}
+			var v string
+			r.text(&v, checkTagValue)(value, at)
+			tags[key.Value] = v
+		})
+		if len(tags) > mostTags {
+			r.fail(n, p, "%d tags; STS takes %d at most", len(tags), mostTags)
+		}
+		if len(tags) > 0 {
+			*to = tags
+		}
+	}
+}
+
+// taskPolicy reads what a root session is for. AWS may add to the names.
+func (r *configReader) taskPolicy(to *string) reads {
+	return func(n *yaml.Node, p string) {
+		r.text(to, checkTaskPolicy)(n, p)
+		if _, name, ok := strings.Cut(*to, ":policy/root-task/"); ok && !slices.Contains(rootTasks, name) {
+			r.warn(n, p, "%s is no task that this version knows%s; known are %s", name, didYouMean(name, rootTasks), strings.Join(rootTasks, ", "))
+		}
+	}
+}
+
+// command reads a program and its arguments.
+func (r *configReader) command(to *[]string) reads {
+	return func(n *yaml.Node, p string) {
+		faults := r.faults
+		r.list(to, noNUL)(n, p)
+		if r.faults == faults && (len(*to) == 0 || (*to)[0] == "") {
+			r.fail(n, p, "names no program; write [PROGRAM, ARGUMENT…]")
+		}
+	}
+}
+
+// few reads a set that STS bounds. An empty one is none.
+func (r *configReader) few(to *[]string, most int, what string, check func(string) error) reads {
+	return func(n *yaml.Node, p string) {
+		r.set(to, check)(n, p)
+		if len(*to) > most {
+			r.fail(n, p, "%d %s; STS takes %d at most", len(*to), what, most)
+		}
+		if len(*to) == 0 {
+			*to = nil
+		}
+	}
 }
 
 // naming reads a text that crossCheck looks at again, among the others in refs.
@@ -219,6 +507,14 @@ func (r *configReader) credentialLife(to *time.Duration, most time.Duration) rea
 	}
 }
 
+// rootUserLife holds a mint that a root user signs to what STS grants then.
+func (r *configReader) rootUserLife(d *time.Duration, seen map[string]*yaml.Node, p string) {
+	if *d > mostOfRootUser {
+		r.fail(seen["duration"], join(p, "duration"), "%s is out of range: %s to %s for a root user", short(*d), short(leastDuration), short(mostOfRootUser))
+	}
+	*d = cmp.Or(*d, mostOfRootUser)
+}
+
 // need reports keys that a mapping must have. Where it holds a key that is
 // unknown, that one is probably the misspelt one and was reported.
 func (r *configReader) need(seen map[string]*yaml.Node, clean bool, n *yaml.Node, p string, keys ...string) {
@@ -227,252 +523,4 @@ func (r *configReader) need(seen map[string]*yaml.Node, clean bool, n *yaml.Node
 			r.fail(n, p, "%s is missing", k)
 		}
 	}
-}
-
-// crossCheck looks at what names something else in the document.
-func (r *configReader) crossCheck(c *Config) {
-	names := slices.Sorted(maps.Keys(c.Keys))
-	for _, k := range r.keyRefs {
-		if _, ok := c.Keys[k.name]; !ok {
-			hint := didYouMean(k.name, names)
-			if hint == "" {
-				hint = fmt.Sprintf("; add it: keys: { %s: { custody: file } }", k.name)
-			}
-			r.fail(k.node, k.path, "there is no key %q%s", k.name, hint)
-		}
-	}
-	byName := map[string]*ProfileConfig{}
-	for i := range c.Profiles {
-		byName[c.Profiles[i].Name] = &c.Profiles[i]
-	}
-	next := map[string]located{}
-	for _, s := range r.sourceRefs {
-		next[s.profile] = s
-	}
-	for _, s := range r.sourceRefs {
-		source := byName[s.name]
-		if source == nil {
-			c.sources = append(c.sources, s.ref)
-			continue
-		}
-		if d := byName[s.profile].Role; source.Session == nil && d != nil && d.Duration > mostChained {
-			r.warn(s.node, s.path, "%s holds temporary credentials, with which STS grants a role 1h at most; duration %s will be 1h", s.name, short(d.Duration))
-		}
-		if loop := loopFrom(s.profile, next); loop != nil && slices.Min(loop) == s.profile {
-			r.fail(s.node, s.path, "the sources run in a loop: %s; name a key somewhere in it", strings.Join(append(loop, s.profile), " → "))
-		}
-	}
-	for _, a := range r.arns {
-		if !c.compatible(byName[a.profile].Region) && !awsRoleARN.MatchString(a.name) {
-			r.fail(a.node, a.path, "%q is not the ARN of a role of AWS: arn:aws:iam::ACCOUNT:role/NAME with an account of 12 digits; "+
-				"for another store, set compatible: true at sts.endpoints", a.name)
-		}
-	}
-	for _, e := range r.endpoints {
-		ours := append(slices.Clone(c.Listen.Container), c.Listen.Metrics)
-		if slices.ContainsFunc(ours, func(l string) bool { return sameAddress(e.name, l) }) {
-			r.fail(e.node, e.path, "%s is where stsbroker itself listens; give the address of an STS", e.name)
-		}
-	}
-}
-
-// compatible reports whether a profile of that region may mint at a store that
-// is not AWS.
-func (c *Config) compatible(region string) bool {
-	if region = cmp.Or(region, c.STS.Region); region != "" {
-		return c.STS.Endpoints[region].Compatible
-	}
-	for _, e := range c.STS.Endpoints { // the environment will choose one
-		if e.Compatible {
-			return true
-		}
-	}
-	return false
-}
-
-// loopFrom returns the profiles of the loop of sources that profile is on, nil
-// where it is on none.
-func loopFrom(profile string, next map[string]located) (loop []string) {
-	for at := profile; ; {
-		loop = append(loop, at)
-		s, ok := next[at]
-		if !ok || len(loop) > len(next) {
-			return nil
-		}
-		if at = s.name; at == profile {
-			return loop
-		}
-	}
-}
-
-// Checks of one value. They return what is wrong and what to write instead.
-
-func notEmpty(s string) error {
-	if s == "" {
-		return errors.New("is empty")
-	}
-	return nil
-}
-
-func noNUL(s string) error {
-	if strings.ContainsRune(s, 0) {
-		return errors.New("holds a NUL")
-	}
-	return nil
-}
-
-func optional(check func(string) error) func(string) error {
-	return func(s string) error {
-		if s == "" {
-			return nil
-		}
-		return check(s)
-	}
-}
-
-func checkListen(s string) error {
-	a, err := netip.ParseAddrPort(s)
-	if err != nil {
-		if _, port, e := net.SplitHostPort(s); e == nil && port != "" {
-			return fmt.Errorf("%q is not IP:PORT; did you mean %q?", s, "127.0.0.1:"+port)
-		}
-		return fmt.Errorf("%q is not IP:PORT; write it as 127.0.0.1:9170 or \"[::1]:9170\"", s)
-	}
-	if ip := a.Addr(); !ip.IsLoopback() || ip.Zone() != "" || ip.Is4In6() {
-		return fmt.Errorf("%s is not a loopback address, and credentials are served to this host only; write 127.0.0.1:%d or \"[::1]:%d\"", s, a.Port(), a.Port())
-	}
-	return nil
-}
-
-// checkSocket knows the shortest sun_path of the systems served: 104 bytes with
-// the final NUL, of macOS.
-func checkSocket(s string) error {
-	if err := checkAbsolute(s); err != nil {
-		return err
-	}
-	if len(s) > 103 {
-		return fmt.Errorf("is %d bytes long; the path of a socket has 103 at most", len(s))
-	}
-	return nil
-}
-
-func checkAbsolute(s string) error {
-	switch {
-	case strings.ContainsRune(s, 0):
-		return errors.New("holds a NUL")
-	case !filepath.IsAbs(s):
-		return fmt.Errorf("%q is not an absolute path; write it from / on", s)
-	}
-	return nil
-}
-
-func checkGlob(s string) error {
-	if _, err := path.Match(s, ""); err != nil || s == "" {
-		return fmt.Errorf("%q is not a pattern; * is any text, ? one character, [ab] one of these", s)
-	}
-	return nil
-}
-
-var (
-	regionShape   = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`) // a label of a host name: STS's address is made of it
-	profileShape  = regexp.MustCompile(`^[A-Za-z0-9+=,.@_-]+$`)           // what a path segment and the metadata service's role list can hold
-	roleARN       = regexp.MustCompile(`^arn:[a-z0-9-]+:iam:[^:]*:[^:]*:role/[\w+=,.@/-]+$`)
-	awsRoleARN    = regexp.MustCompile(`^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$`)
-	placeholder   = regexp.MustCompile(`\{\{\.(User|Host)\}\}`)
-	sessionShape  = regexp.MustCompile(`^[\w+=,.@-]*$`)   // AssumeRole, RoleSessionName
-	externalShape = regexp.MustCompile(`^[\w+=,.@:/-]*$`) // AssumeRole, ExternalId
-)
-
-func checkRegion(s string) error {
-	if len(s) > 63 || !regionShape.MatchString(s) {
-		return fmt.Errorf("%q is not the name of a region, such as eu-central-1", s)
-	}
-	return nil
-}
-
-func checkProfileName(s string) error {
-	if len(s) > 128 || !profileShape.MatchString(s) || s == "." || s == ".." {
-		return fmt.Errorf("%q is not a name for a profile: letters, digits and + = , . @ _ -, 128 at most", s)
-	}
-	return nil
-}
-
-func checkKeyName(s string) error {
-	if !custody.ValidName(s) {
-		return fmt.Errorf("%q is not a name for a key", s)
-	}
-	return nil
-}
-
-func checkCustody(s string) error {
-	switch s {
-	case custodyFile, custodyEnv:
-		return nil
-	case "sealed", "keyring", "systemd":
-		return fmt.Errorf("%s is known, but not supported by this version; file and env are", s)
-	}
-	return fmt.Errorf("%q is no custody: file or env%s", s, didYouMean(s, []string{custodyFile, custodyEnv}))
-}
-
-func checkRoleARN(s string) error {
-	if len(s) > 2048 || !roleARN.MatchString(s) {
-		return fmt.Errorf("%q is not the ARN of a role; write it as arn:aws:iam::123456789012:role/NAME", s)
-	}
-	return nil
-}
-
-func checkSessionName(s string) error {
-	literal := placeholder.ReplaceAllString(s, "")
-	switch {
-	case strings.Contains(literal, "{{") || strings.Contains(literal, "}}"):
-		return fmt.Errorf("%q: only {{.User}} and {{.Host}} can be filled in", s)
-	case !sessionShape.MatchString(literal):
-		return fmt.Errorf("%q: STS takes letters, digits and _ + = , . @ - here", s)
-	case literal == s && (len(s) < 2 || len(s) > 64), len(literal) > 64:
-		return fmt.Errorf("%q: STS takes 2 to 64 characters here", s)
-	}
-	return nil
-}
-
-// checkExternalID does not repeat the value: some treat it as a secret.
-func checkExternalID(s string) error {
-	if len(s) < 2 || len(s) > 1224 || !externalShape.MatchString(s) {
-		return errors.New("not an external id: 2 to 1224 letters, digits and _ + = , . @ : / -")
-	}
-	return nil
-}
-
-// checkEndpoint does not repeat a URL that may hold a password.
-func checkEndpoint(s string) error {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil || u.Opaque != "" || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http":
-		return errors.New("not the address of an STS; write it as https://HOST or https://HOST:PORT")
-	case u.User != nil:
-		return errors.New("holds a user name; STS calls are signed, leave it away")
-	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return errors.New("holds a query or a fragment; leave it away")
-	case u.Scheme == "http" && !loopbackHost(u.Hostname()):
-		return fmt.Errorf("http is allowed to loopback only; write https://%s", u.Host)
-	}
-	return nil
-}
-
-func loopbackHost(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
-}
-
-// sameAddress reports whether the URL leads to the listener at address.
-func sameAddress(rawURL, address string) bool {
-	u, err := url.Parse(rawURL)
-	if err != nil {
-		return false
-	}
-	a, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return false
-	}
-	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
-	return port == fmt.Sprint(a.Port()) && (u.Hostname() == "localhost" || u.Hostname() == a.Addr().String())
 }

@@ -20,10 +20,12 @@ import (
 type configReader struct {
 	file     string
 	findings []Finding
+	faults   int // those that are errors
 
 	// For crossCheck, which looks at what names something else.
 	keyRefs, sourceRefs, arns []located
 	endpoints                 []ref
+	later                     []func(w document)
 }
 
 // located is a ref and the profile it stands in.
@@ -44,6 +46,9 @@ func (r *configReader) warn(n *yaml.Node, path, format string, args ...any) {
 }
 
 func (r *configReader) add(s Severity, n *yaml.Node, path, format string, args ...any) {
+	if s == SeverityError {
+		r.faults++
+	}
 	text := fmt.Sprintf(format, args...)
 	if path != "" {
 		text = path + ": " + text
@@ -224,22 +229,30 @@ func (r *configReader) set(to *[]string, checks ...func(string) error) reads {
 	}
 }
 
+// sequence reports whether this is one.
+func (r *configReader) sequence(n *yaml.Node, path string) bool {
+	if !r.plain(n, path) {
+		return false
+	}
+	if n.Kind != yaml.SequenceNode {
+		r.fail(n, path, "want a list ([a, b]), not %s", kindOf(n))
+		return false
+	}
+	return true
+}
+
 // list reads a sequence of strings.
 func (r *configReader) list(to *[]string, checks ...func(string) error) reads {
 	return func(n *yaml.Node, path string) {
-		if !r.plain(n, path) {
-			return
-		}
-		if n.Kind != yaml.SequenceNode {
-			r.fail(n, path, "want a list ([a, b]), not %s", kindOf(n))
+		if !r.sequence(n, path) {
 			return
 		}
 		*to = []string{}
 		for i, item := range n.Content {
 			at := fmt.Sprintf("%s[%d]", path, i)
 			var s string
-			before := len(r.findings)
-			if r.text(&s, checks...)(item, at); len(r.findings) == before {
+			faults := r.faults
+			if r.text(&s, checks...)(item, at); r.faults == faults {
 				*to = append(*to, s)
 			}
 		}
@@ -247,7 +260,7 @@ func (r *configReader) list(to *[]string, checks ...func(string) error) reads {
 }
 
 // duration reads a time such as 12h or 1h30m, in whole seconds unless the
-// least is less than one.
+// least is not.
 func (r *configReader) duration(to *time.Duration, least, most time.Duration) reads {
 	return func(n *yaml.Node, path string) {
 		s, ok := r.scalar(n, path, "!!str", "a time with its unit, such as 12h, 90m or 3600s")
@@ -260,7 +273,7 @@ func (r *configReader) duration(to *time.Duration, least, most time.Duration) re
 			r.fail(n, path, "%q is not a time; write it as 12h, 90m or 3600s", s)
 		case d < least || d > most:
 			r.fail(n, path, "%s is out of range: %s to %s", s, short(least), short(most))
-		case least >= time.Second && d%time.Second != 0:
+		case least%time.Second == 0 && d%time.Second != 0:
 			r.fail(n, path, "%s is not in whole seconds", s)
 		default:
 			*to = d

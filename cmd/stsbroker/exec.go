@@ -26,6 +26,10 @@ func execCommand(g *globals) *cobra.Command {
 		Long: `exec mints first, waiting up to 50 seconds, and then runs CMD with the variables
 that point at the profile. It needs no running broker: without one it is the
 broker itself, for as long as CMD lasts. The token that CMD gets dies with it.
+On a terminal it asks for the code of an MFA device where the profile needs one.
+
+A profile of AssumeRoot is for exec alone: each exec mints anew, and what CMD
+holds is never renewed.
 
 If no credentials can be had, CMD is not started and the status is 1. Otherwise
 the status is CMD's (127 if there is no such program, 126 if it cannot be run,
@@ -73,9 +77,7 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile string
 	held, release := context.WithCancel(context.WithoutCancel(ctx)) // Ctrl-C ends the wait; once the child runs, it is the child's
 	defer release()
 	stop := context.AfterFunc(ctx, release)
-	c, err := patiently(held, "STS to give credentials of profile "+profile, func(context.Context) (control.Child, error) {
-		return s.Child(held, profile, "")
-	})
+	c, err := child(held, s, profile)
 	var vars variables
 	if err == nil {
 		vars, err = p.endpointVariables(c.Endpoint)
@@ -95,6 +97,22 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile string
 	release()
 	<-kept
 	return err
+}
+
+// child mints for one child, after a login where that is needed and somebody is
+// there to give the code.
+func child(ctx context.Context, s control.Service, profile string) (control.Child, error) {
+	for {
+		c, err := patiently(ctx, "STS to give credentials of profile "+profile, func(context.Context) (control.Child, error) {
+			return s.Child(ctx, profile, "")
+		})
+		if !loginNeeded(err) || !isTerminal(os.Stdin) || !isTerminal(os.Stderr) {
+			return c, err
+		}
+		if _, err := signIn(ctx, s, profile); err != nil {
+			return c, err
+		}
+	}
 }
 
 // heard are the signals to pass on: those that are not ignored, as nohup and

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -26,9 +27,10 @@ import (
 type catalog struct {
 	profiles []broker.Profile
 	keys     custody.Set
-	findings []Finding        // of both, in words for check and serve
-	files    []string         // that were looked for
-	settings map[string]error // AWS profiles that only hold settings: what to tell who asks for one
+	findings []Finding              // of both, in words for check and serve
+	files    []string               // that were looked for
+	settings map[string]error       // AWS profiles that only hold settings: what to tell who asks for one
+	sites    map[string]awssts.Site // by profile: where its calls of STS go
 }
 
 // cataloguer turns definitions into minters. It calls nobody.
@@ -44,7 +46,7 @@ type cataloguer struct {
 }
 
 func (c *cataloguer) build() catalog {
-	c.out.keys, c.out.settings = custody.Set{}, map[string]error{}
+	c.out.keys, c.out.settings, c.out.sites = custody.Set{}, map[string]error{}, map[string]awssts.Site{}
 	for _, k := range c.cfg.Keys {
 		switch k.Custody {
 		case custodyEnv:
@@ -102,6 +104,11 @@ func (c *cataloguer) add(p broker.Profile) {
 	if p.Unservable == nil && p.Minter == nil {
 		p.Unservable = fmt.Errorf("%s: it says nothing of how to obtain credentials", p.Origin)
 	}
+	if _, known := c.out.sites[p.Name]; !known { // it mints elsewhere, and may still ask STS who it is
+		if at, err := c.site(p.Region, awsconfig.Endpoint{}); err == nil {
+			c.out.sites[p.Name] = at
+		}
+	}
 	c.out.profiles = append(c.out.profiles, p)
 }
 
@@ -126,20 +133,54 @@ func (c *cataloguer) region(own string) string {
 }
 
 func (c *cataloguer) fromConfig(p ProfileConfig) broker.Profile {
-	out := broker.Profile{Name: p.Name, Region: c.region(p.Region), Prefetch: p.Prefetch, Origin: fmt.Sprintf("%s:%d", c.cfg.File, p.Line)}
+	d := c.draft(broker.Profile{Name: p.Name, Region: c.region(p.Region), Prefetch: p.Prefetch, Origin: fmt.Sprintf("%s:%d", c.cfg.File, p.Line)}, awsconfig.Endpoint{})
 	switch {
 	case p.Session != nil:
-		c.session(&out, p.Session.Key, p.Session.Duration)
+		s := p.Session
+		d.session(s.Key, awssts.Session{MFA: d.mfa(s.MFA), Duration: s.Duration})
 	case p.Role != nil:
-		ref := broker.Ref{Key: p.Role.Key, Profile: p.Role.Source}
-		c.role(&out, awssts.Role{ARN: p.Role.ARN, SessionName: p.Role.SessionName, ExternalID: p.Role.ExternalID, Duration: p.Role.Duration}, c.signer(ref))
+		r := p.Role
+		m := awssts.Role{
+			ARN: r.ARN, SessionName: r.SessionName, ExternalID: r.ExternalID, SourceIdentity: r.SourceIdentity, Policy: r.Policy, PolicyARNs: r.PolicyARNs,
+			Tags: r.Tags, TransitiveTags: r.TransitiveTags, MFA: d.mfa(r.MFA), Duration: r.Duration,
+		}
+		for _, x := range r.Contexts {
+			m.Contexts = append(m.Contexts, awssts.Context{ProviderARN: x.ProviderARN, Assertion: d.input("context assertion", x.Assertion)})
+		}
+		d.role(m, c.signer(broker.Ref{Key: r.Key, Profile: r.Source}))
 	case p.WebIdentity != nil:
 		w := p.WebIdentity
-		c.webIdentity(&out, awssts.WebIdentity{ARN: w.ARN, SessionName: w.SessionName, TokenFile: w.TokenFile, Duration: w.Duration})
+		d.webIdentity(awssts.WebIdentity{
+			ARN: w.ARN, SessionName: w.SessionName, ProviderID: w.ProviderID, Policy: w.Policy, PolicyARNs: w.PolicyARNs,
+			Token: d.input("web identity token", w.Token), Duration: w.Duration,
+		})
+	case p.SAML != nil:
+		m := awssts.SAML{
+			ARN: p.SAML.ARN, PrincipalARN: p.SAML.PrincipalARN, Policy: p.SAML.Policy, PolicyARNs: p.SAML.PolicyARNs,
+			Assertion: d.input("SAML assertion", p.SAML.Assertion), Duration: p.SAML.Duration,
+		}
+		d.mint("AssumeRoleWithSAML", broker.Ref{}, cmp.Or(awssts.AccountOf(m.ARN), "saml "+p.Name), m.ARN, func(at awssts.Site) broker.Minter { m.Site = at; return c.sts.SAML(m) })
+		d.shortNote(m.Duration)
+	case p.Federation != nil:
+		f := p.Federation
+		m := awssts.Federation{Name: f.Name, Policy: f.Policy, PolicyARNs: f.PolicyARNs, Tags: f.Tags, Duration: f.Duration}
+		d.mint("GetFederationToken", broker.Ref{Key: f.Key}, "key "+f.Key, "", func(at awssts.Site) broker.Minter { m.Site = at; return c.sts.Federation(m) })
+		d.out.Notes = append(d.out.Notes, "the session of a federated user cannot call IAM, and of STS only GetCallerIdentity")
+	case p.Root != nil:
+		m := awssts.Root{Target: p.Root.Target, TaskPolicyARN: p.Root.TaskPolicyARN, Duration: p.Root.Duration}
+		d.out.Once = true
+		account := cmp.Or(awssts.AccountOf(m.Target), m.Target)
+		d.mint("AssumeRoot", d.caller(broker.Ref{Key: p.Root.Key, Profile: p.Root.Source}), account, m.Target, func(at awssts.Site) broker.Minter { m.Site = at; return c.sts.Root(m) })
+	case p.Delegated != nil:
+		ref := d.caller(broker.Ref{Key: p.Delegated.Key, Profile: p.Delegated.Source})
+		m := awssts.Delegated{Token: d.input("trade-in token", p.Delegated.Token)}
+		d.mint("GetDelegatedAccessToken", ref, ref.Key+ref.Profile, "", func(at awssts.Site) broker.Minter { m.Site = at; return c.sts.Delegated(m) })
 	case p.Process != nil:
-		c.process(&out, p.Process.Command, "")
+		d.process(p.Process.Command, "")
+	case p.Ambient:
+		d.ambient()
 	}
-	return out
+	return d.out
 }
 
 // signer resolves a source that is a session of keys to the keys themselves: a
@@ -147,7 +188,7 @@ func (c *cataloguer) fromConfig(p ProfileConfig) broker.Profile {
 // a temporary signer would clamp the role to an hour.
 func (c *cataloguer) signer(r broker.Ref) broker.Ref {
 	for _, p := range c.cfg.Profiles {
-		if p.Name == r.Profile && p.Session != nil {
+		if p.Name == r.Profile && p.Session != nil && p.Session.MFA.Serial == "" {
 			return broker.Ref{Key: p.Session.Key}
 		}
 		if p.Name == r.Profile {
@@ -155,35 +196,70 @@ func (c *cataloguer) signer(r broker.Ref) broker.Ref {
 		}
 	}
 	for _, p := range c.aws.Profiles {
-		if p.Name == r.Profile && p.Session != nil {
+		if p.Name == r.Profile && p.Session != nil && p.Session.MFASerial == "" {
 			return broker.Ref{Key: custody.ProfileKey(p.Name)}
 		}
 	}
 	return r
 }
 
+// caller is what signs a call that no session of GetSessionToken may make. What
+// the document alone says was checked with it.
+func (d *draft) caller(r broker.Ref) broker.Ref {
+	for _, p := range d.aws.Profiles {
+		if p.Name == r.Profile && p.Session != nil && p.Session.MFASerial != "" {
+			d.fail(fmt.Errorf("its source %s is a session of GetSessionToken, which may not call this; name a role", p.Name))
+		}
+	}
+	return d.signer(r)
+}
+
 func (c *cataloguer) fromAWS(p awsconfig.Profile) broker.Profile {
-	out := broker.Profile{
+	d := c.draft(broker.Profile{
 		Name: p.Name, Region: c.region(p.Region), Origin: p.Origin, Notes: p.Notes, Unservable: p.Unservable,
 		Hidden: !c.cfg.AWSProfiles.Serves(p.Name),
-	}
+	}, p.Endpoint)
 	switch {
 	case p.Unservable != nil:
 	case p.Session != nil:
-		c.session(&out, custody.ProfileKey(p.Name), 0)
+		d.session(custody.ProfileKey(p.Name), awssts.Session{MFA: awssts.MFA{Serial: p.Session.MFASerial}})
 	case p.Role != nil:
-		c.role(&out, awssts.Role{ARN: p.Role.ARN, SessionName: p.Role.SessionName, ExternalID: p.Role.ExternalID, Duration: p.Role.Duration}, c.awsSource(p.Role.Source))
+		r := p.Role
+		m := awssts.Role{ARN: r.ARN, SessionName: r.SessionName, ExternalID: r.ExternalID, Duration: r.Duration}
+		source := c.awsSource(r.Source)
+		switch {
+		case r.MFASerial != "" && r.Source.Key != "":
+			source = c.mfaSession(d, source, r.MFASerial)
+			d.out.Notes = append(d.out.Notes, fmt.Sprintf("once in 12h it needs a code of the MFA device %s, for all roles that name it: stsbroker login %s", r.MFASerial, p.Name))
+		case r.MFASerial != "":
+			m.MFA.Serial = r.MFASerial
+		}
+		d.role(m, source)
 	case p.WebIdentity != nil:
 		w := p.WebIdentity
-		c.webIdentity(&out, awssts.WebIdentity{ARN: w.ARN, SessionName: w.SessionName, TokenFile: w.TokenFile, Duration: w.Duration})
+		d.webIdentity(awssts.WebIdentity{ARN: w.ARN, SessionName: w.SessionName, Token: awssts.File("web identity token", c.expand(w.TokenFile)), Duration: w.Duration})
 	case p.Process != nil:
 		if err := trusted(c.files.Config, c.files.Credentials); err != nil {
-			out.Action, out.Unservable = "credential_process", fmt.Errorf("%s: profile %s: its command is not run: %w", out.Origin, out.Name, err)
+			d.out.Action = "credential_process"
+			d.fail(fmt.Errorf("its command is not run: %w", err))
 			break
 		}
-		c.process(&out, nil, p.Process.Command)
+		d.process(nil, p.Process.Command)
 	}
-	return out
+	return d.out
+}
+
+// mfaSession is the session that a role with mfa_serial is assumed with: one for
+// all roles of a key and a device, so that one code a day is enough. SDKs give a
+// code to AssumeRole itself, and ask for one with each role and at every renewal.
+func (c *cataloguer) mfaSession(role *draft, key broker.Ref, serial string) broker.Ref {
+	name := "(" + serial + " of " + key.Key + ")"
+	if !slices.ContainsFunc(c.out.profiles, func(p broker.Profile) bool { return p.Name == name }) {
+		d := c.draft(broker.Profile{Name: name, Hidden: true, Region: role.out.Region, Origin: role.out.Origin}, role.endpoint)
+		d.session(key.Key, awssts.Session{MFA: awssts.MFA{Serial: serial}})
+		c.add(d.out)
+	}
+	return broker.Ref{Profile: name}
 }
 
 // awsSource turns the source of a role of the AWS files into a reference, making
@@ -195,101 +271,245 @@ func (c *cataloguer) awsSource(s awsconfig.Source) broker.Ref {
 	case s.Profile != "":
 		return c.signer(broker.Ref{Profile: s.Profile})
 	case s.Ambient == awsconfig.AmbientEnvironment:
-		name := custody.ProfileKey("(environment)")
-		c.out.keys[name] = custody.EnvSession(c.getenv)
-		return broker.Ref{Key: name}
+		return broker.Ref{Key: c.environmentKey()}
 	}
 	name := "(" + s.Ambient + ")" // parentheses: no AWS profile has them in front
 	if !slices.ContainsFunc(c.out.profiles, func(p broker.Profile) bool { return p.Name == name }) {
-		p := broker.Profile{Name: name, Hidden: true, Origin: "credential_source", Action: s.Ambient}
-		p.Minter, p.Unservable = c.ambient(s.Ambient)
-		c.add(p)
+		d := c.draft(broker.Profile{Name: name, Hidden: true, Origin: "credential_source"}, awsconfig.Endpoint{})
+		d.endpointOf(s.Ambient)
+		c.add(d.out)
 	}
 	return broker.Ref{Profile: name}
 }
 
-func (c *cataloguer) ambient(source string) (broker.Minter, error) {
-	m, err := ambient.New(source, ambient.Options{Getenv: c.getenv, Listeners: c.own})
+// environmentKey puts what the environment of serve holds in custody.
+func (c *cataloguer) environmentKey() string {
+	name := custody.ProfileKey("(environment)")
+	c.out.keys[name] = custody.EnvSession(c.getenv)
+	return name
+}
+
+// site is where a profile's calls of STS go: as its own file says, else the sts
+// section; the environment is above both.
+func (c *cataloguer) site(region string, e awsconfig.Endpoint) (awssts.Site, error) {
+	for _, s := range []struct {
+		own *awsconfig.Switch
+		all bool
+	}{{&e.Legacy, c.cfg.STS.Legacy}, {&e.FIPS, c.cfg.STS.FIPS}, {&e.DualStack, c.cfg.STS.DualStack}} {
+		if *s.own == awsconfig.Unset && s.all {
+			*s.own = awsconfig.On
+		}
+	}
+	e, err := e.Effective(c.getenv)
 	if err != nil {
-		return nil, err
+		return awssts.Site{}, err
 	}
-	return m, nil
+	if e.URL != "" {
+		if err := awssts.CheckURL(e.URL); err != nil {
+			return awssts.Site{}, fmt.Errorf("%s: endpoint_url: %w", e.URLPlace, err)
+		}
+		if slices.ContainsFunc(c.own, func(l netip.AddrPort) bool { return sameAddress(e.URL, l.String()) }) {
+			return awssts.Site{}, fmt.Errorf("%s: endpoint_url is where stsbroker itself listens; give the address of an STS", e.URLPlace)
+		}
+	}
+	return awssts.Site{
+		Region: region, URL: e.URL,
+		FIPS: e.FIPS == awsconfig.On, DualStack: e.DualStack == awsconfig.On, Legacy: e.Legacy == awsconfig.On,
+	}, nil
 }
 
-func (c *cataloguer) session(out *broker.Profile, key string, d time.Duration) {
-	m := awssts.Session{Region: out.Region, Duration: d}
-	out.Action, out.Minter, out.Parent = "GetSessionToken", c.sts.Session(m), broker.Ref{Key: key}
-	out.Bucket = awssts.Bucket("key "+key, out.Region)
-	if note := "a session without MFA: it cannot call IAM, and of STS only AssumeRole and GetCallerIdentity"; !slices.ContainsFunc(out.Notes, func(n string) bool { return strings.Contains(n, "IAM") }) {
-		out.Notes = append(out.Notes, note)
+// draft is a profile on its way into the catalogue.
+type draft struct {
+	*cataloguer
+	out      broker.Profile
+	endpoint awsconfig.Endpoint
+}
+
+func (c *cataloguer) draft(p broker.Profile, e awsconfig.Endpoint) *draft { return &draft{c, p, e} }
+
+// fail makes the profile unservable; the first reason counts.
+func (d *draft) fail(err error) {
+	if d.out.Unservable == nil {
+		d.out.Unservable, d.out.Minter = fmt.Errorf("%s: profile %s: %w", d.out.Origin, d.out.Name, err), nil
 	}
 }
 
-func (c *cataloguer) role(out *broker.Profile, m awssts.Role, source broker.Ref) {
+// mint makes the profile one that calls STS, for the ARN if there is one. account
+// is what its calls are counted under, "" for the ARN's.
+func (d *draft) mint(action string, parent broker.Ref, account, arn string, minter func(awssts.Site) broker.Minter) {
+	d.out.Action, d.out.Parent = action, parent
+	region := d.out.Region
+	if region == "" {
+		region = awssts.PartitionRegion(arn)
+	}
+	if account == "" {
+		account = awssts.AccountOf(arn)
+	}
+	at, err := d.site(region, d.endpoint)
+	if err != nil {
+		d.fail(err)
+	}
+	if d.out.Unservable == nil {
+		d.cataloguer.out.sites[d.out.Name] = at
+		d.out.Bucket, d.out.Minter = awssts.Bucket(account, region), minter(at)
+	}
+}
+
+func (d *draft) session(key string, m awssts.Session) {
+	d.mint("GetSessionToken", broker.Ref{Key: key}, "key "+key, "", func(at awssts.Site) broker.Minter { m.Site = at; return d.sts.Session(m) })
+	d.person(m.MFA)
+	if m.MFA.Serial == "" && !slices.ContainsFunc(d.out.Notes, func(n string) bool { return strings.Contains(n, "IAM") }) {
+		d.out.Notes = append(d.out.Notes, "a session without MFA: it cannot call IAM, and of STS only AssumeRole and GetCallerIdentity")
+	}
+}
+
+func (d *draft) role(m awssts.Role, source broker.Ref) {
+	d.assumes(m.ARN, &m.SessionName)
+	d.mint("AssumeRole", source, "", m.ARN, func(at awssts.Site) broker.Minter { m.Site = at; return d.sts.Role(m) })
+	d.person(m.MFA)
+	d.shortNote(m.Duration)
+}
+
+func (d *draft) webIdentity(m awssts.WebIdentity) {
+	d.assumes(m.ARN, &m.SessionName)
+	d.mint("AssumeRoleWithWebIdentity", broker.Ref{}, "", m.ARN, func(at awssts.Site) broker.Minter { m.Site = at; return d.sts.WebIdentity(m) })
+	d.shortNote(m.Duration)
+}
+
+// assumes fills the session name in and looks at the ARN of a role.
+func (d *draft) assumes(arn string, session *string) {
 	var err error
-	if m.SessionName, err = roleSessionName(m.SessionName); err != nil {
-		out.Unservable = fmt.Errorf("%s: profile %s: %w", out.Origin, out.Name, err)
-		return
+	if *session, err = roleSessionName(*session); err != nil {
+		d.fail(err)
 	}
-	m.Region = c.regionFor(out, m.ARN)
-	if err := c.roleARN(m.ARN, m.Region); err != nil {
-		out.Unservable = fmt.Errorf("%s: profile %s: %w", out.Origin, out.Name, err)
-		return
+	if err := d.roleARN(arn); err != nil {
+		d.fail(err)
 	}
-	out.Action, out.Minter, out.Parent = "AssumeRole", c.sts.Role(m), source
-	c.shortNote(out, m.Duration)
 }
 
-func (c *cataloguer) webIdentity(out *broker.Profile, m awssts.WebIdentity) {
-	var err error
-	if m.SessionName, err = roleSessionName(m.SessionName); err != nil {
-		out.Unservable = fmt.Errorf("%s: profile %s: %w", out.Origin, out.Name, err)
-		return
+// person notes that somebody must give a code for each mint.
+func (d *draft) person(m awssts.MFA) {
+	if m.Serial != "" && m.Process == nil {
+		d.out.MFA = m.Serial
+		d.out.Notes = append(d.out.Notes, fmt.Sprintf("each %s needs a code of the MFA device %s: stsbroker login %s", d.out.Action, m.Serial, d.out.Name))
 	}
-	m.TokenFile = c.expand(m.TokenFile)
-	m.Region = c.regionFor(out, m.ARN)
-	if err := c.roleARN(m.ARN, m.Region); err != nil {
-		out.Unservable = fmt.Errorf("%s: profile %s: %w", out.Origin, out.Name, err)
-		return
+}
+
+func (d *draft) mfa(m MFAConfig) awssts.MFA {
+	out := awssts.MFA{Serial: m.Serial}
+	if len(m.Process) > 0 {
+		out.Process = d.command("MFA code", m.Process)
 	}
-	out.Action, out.Minter = "AssumeRoleWithWebIdentity", c.sts.WebIdentity(m)
-	c.shortNote(out, m.Duration)
+	return out
+}
+
+func (d *draft) input(what string, in InputConfig) awssts.Source {
+	if len(in.Command) > 0 {
+		return d.command(what, in.Command)
+	}
+	return awssts.File(what, in.File)
+}
+
+// command is a source of secrets. One that cannot be run makes the profile
+// unservable; the source that is returned then is never read.
+func (d *draft) command(what string, argv []string) awssts.Source {
+	out, err := process.NewOutput(what, process.Options{Argv: argv, Environ: d.environ(), Self: d.self})
+	if err != nil {
+		d.fail(err)
+		return awssts.File(what, "")
+	}
+	return out
+}
+
+// ambient follows the chain of the SDKs, from what this process has in its
+// environment to the machine that it runs on.
+func (d *draft) ambient() {
+	named := func(name string) *awsconfig.Profile {
+		i := slices.IndexFunc(d.aws.Profiles, func(p awsconfig.Profile) bool { return p.Name == name })
+		if i < 0 {
+			return nil
+		}
+		return &d.aws.Profiles[i]
+	}
+	asked := cmp.Or(d.getenv("AWS_PROFILE"), d.getenv("AWS_DEFAULT_PROFILE"))
+	link := ambient.Chain(d.getenv, func(name string) bool { return name == asked || named(name) != nil })
+	switch link.Kind {
+	case ambient.LinkEnvironmentKeys:
+		key := custody.ProfileKey("(environment keys)")
+		d.cataloguer.out.keys[key] = custody.Env(ambient.WithOldNames(d.getenv))
+		d.session(key, awssts.Session{})
+	case ambient.LinkEnvironmentSession:
+		d.out.Action = "environment"
+		d.minter(ambient.NewEnvironment(d.getenv))
+	case ambient.LinkWebIdentity:
+		m := awssts.WebIdentity{ARN: d.getenv("AWS_ROLE_ARN"), SessionName: d.getenv("AWS_ROLE_SESSION_NAME")}
+		m.Token = awssts.File("web identity token", d.expand(d.getenv("AWS_WEB_IDENTITY_TOKEN_FILE")))
+		d.webIdentity(m)
+	case ambient.LinkProfile:
+		p := named(link.Profile)
+		if p == nil {
+			d.fail(fmt.Errorf("AWS_PROFILE is %s where stsbroker serve runs, and no profile of that name has credentials; correct or unset it", oneLine(link.Profile)))
+			break
+		}
+		from := d.fromAWS(*p)
+		from.Name, from.Origin, from.Prefetch, from.Hidden = d.out.Name, d.out.Origin, d.out.Prefetch, false
+		d.cataloguer.out.sites[from.Name] = d.cataloguer.out.sites[p.Name]
+		from.Notes = append([]string{"as profile " + p.Name + " of " + p.Origin}, from.Notes...)
+		d.out = from
+	case ambient.LinkContainer:
+		d.endpointOf(ambient.ECS)
+	default:
+		d.endpointOf(ambient.EC2)
+	}
+}
+
+// endpointOf takes credentials from what gives them to everything on this machine.
+func (d *draft) endpointOf(source string) {
+	d.out.Action = source
+	d.minter(ambient.New(source, ambient.Options{Getenv: d.getenv, Listeners: d.own}))
+}
+
+// minter takes a minter that was made, or the reason why it could not be.
+func (d *draft) minter(m broker.Minter, err error) {
+	switch {
+	case err == nil:
+		d.out.Minter = m
+	case d.out.Hidden: // the profile that it feeds says where
+		d.out.Unservable = err
+	default:
+		d.fail(err)
+	}
 }
 
 // roleARN refuses what AWS could not know for a role. Stores that speak STS have
-// ARNs of their own making; whose answers AWS_ENDPOINT_URL_STS leads to is not known.
-func (c *cataloguer) roleARN(arn, region string) error {
-	if c.cfg.STS.Endpoints[region].Compatible || c.getenv("AWS_ENDPOINT_URL_STS") != "" || awsRoleARN.MatchString(arn) {
+// ARNs of their own making; whose answers an endpoint of somebody's choice leads
+// to is not known.
+func (d *draft) roleARN(arn string) error {
+	region := d.out.Region
+	if region == "" {
+		region = awssts.PartitionRegion(arn)
+	}
+	if d.cfg.STS.Endpoints[region].Compatible || d.endpoint.URL != "" || d.getenv("AWS_ENDPOINT_URL_STS") != "" || awsRoleARN.MatchString(arn) {
 		return nil
 	}
 	return fmt.Errorf("role_arn %s is not the ARN of a role: it looks like arn:aws:iam::123456789012:role/NAME", oneLine(arn))
 }
 
-// regionFor is the region whose STS mints, and the budget that it counts under.
-func (c *cataloguer) regionFor(out *broker.Profile, arn string) string {
-	region := out.Region
-	if region == "" {
-		region = awssts.PartitionRegion(arn)
-	}
-	out.Bucket = awssts.Bucket(awssts.AccountOf(arn), region)
-	return region
-}
-
-func (c *cataloguer) shortNote(out *broker.Profile, d time.Duration) {
-	if d > 0 && d < time.Hour {
-		out.Notes = append(out.Notes, fmt.Sprintf("sessions of %s: several SDKs ask on every call below 15 minutes left; an hour is better", span(d)))
+func (d *draft) shortNote(life time.Duration) {
+	if life > 0 && life < time.Hour {
+		d.out.Notes = append(d.out.Notes, fmt.Sprintf("sessions of %s: several SDKs ask on every call below 15 minutes left; an hour is better", span(life)))
 	}
 }
 
 // process runs a command: argv of ours, or a line of the AWS files.
-func (c *cataloguer) process(out *broker.Profile, argv []string, line string) {
-	out.Action = "credential_process"
-	m, err := process.New(process.Options{Argv: argv, Line: line, Environ: c.environ(), Self: c.self})
+func (d *draft) process(argv []string, line string) {
+	d.out.Action = "credential_process"
+	m, err := process.New(process.Options{Argv: argv, Line: line, Environ: d.environ(), Self: d.self})
 	if err != nil {
-		out.Unservable = fmt.Errorf("%s: profile %s: %w", out.Origin, out.Name, err)
+		d.fail(err)
 		return
 	}
-	out.Minter = m
+	d.out.Minter = m
 }
 
 // trusted reports whether somebody else could have written the command that a

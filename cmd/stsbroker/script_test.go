@@ -49,6 +49,8 @@ func TestMain(m *testing.M) {
 //	mints N           wants so many mints since the script began
 //	get PROFILE       asks the container door as the last `token` says; stdout is STATUS and body
 //	token VALUE|env   what get shows: the value, or that of the env last printed
+//	code DEVICE N     stdout is what an MFA device of user dev (phone or token) shows in N half minutes
+//	encoded           stdout is an encoded message: dev was denied ec2:StartInstances on i-0123, explicitly
 //	log REGEXP        wants a match in the daemon's stderr
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -58,6 +60,12 @@ func TestScripts(t *testing.T) {
 			w.fake.AddUser("dev", "AKIASCRIPTSCRIPTSCRI", "canary/secret/key/of/the/user/0123456789")
 			w.fake.AddRole(stsfake.Role{ARN: "arn:aws:iam::123456789012:role/app", Trust: []string{"*"}})
 			w.fake.AddRole(stsfake.Role{ARN: "arn:aws:iam::123456789012:role/closed", Trust: []string{"arn:aws:iam::123456789012:user/nobody"}})
+			w.fake.AddMFA("dev", "arn:aws:iam::123456789012:mfa/phone", []byte("phone"))
+			w.fake.AddMFA("dev", "GAHT12345678", []byte("token"))
+			for _, name := range []string{"one", "two", "three"} {
+				w.fake.AddRole(stsfake.Role{ARN: "arn:aws:iam::123456789012:role/" + name, Trust: []string{"*"}, MFA: true})
+			}
+			w.fake.AddMember("210987654321")
 			run, err := w.fake.Start("127.0.0.1:0")
 			if err != nil {
 				return err
@@ -87,7 +95,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"status": statusCmd, "serve": serveCmd, "stop": stopCmd, "crash": crashCmd, "fault": faultCmd, "mints": mintsCmd,
-			"get": getCmd, "token": tokenCmd, "log": logCmd,
+			"get": getCmd, "token": tokenCmd, "log": logCmd, "code": codeCmd, "encoded": encodedCmd,
 		},
 	})
 }
@@ -249,4 +257,17 @@ func logCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if regexp.MustCompile(args[0]).Match(w.stderr.Bytes()) == neg {
 		ts.Fatalf("the log (want a match of %q: %v):\n%s", args[0], !neg, w.stderr.String())
 	}
+}
+
+// codeCmd: a code is good once, and half a minute before and after its time.
+func codeCmd(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	fmt.Fprintln(ts.Stdout(), stsfake.TOTP([]byte(args[0]), of(ts).fake.Now().Add(time.Duration(n)*30*time.Second)))
+}
+
+func encodedCmd(ts *testscript.TestScript, _ bool, _ []string) {
+	fmt.Fprintln(ts.Stdout(), of(ts).fake.Encoded(stsfake.Denial{
+		Principal: "arn:aws:iam::123456789012:user/dev", Action: "ec2:StartInstances", Resource: "arn:aws:ec2:eu-central-1:123456789012:instance/i-0123", Explicit: true,
+	}))
 }

@@ -76,10 +76,20 @@ func (l local) ask(profile string) (broker.Ask, error) {
 	if reason := l.catalog.settings[profile]; reason != nil {
 		return a, &control.Error{Kind: "config", Profile: profile, Message: reason.Error()}
 	}
-	if !slices.ContainsFunc(l.catalog.profiles, func(p broker.Profile) bool { return p.Name == profile }) {
+	if _, known := l.definition(profile); !known {
 		return a, &control.Error{Kind: "forbidden", Profile: profile, Message: "there is no profile " + profile + didYouMean(profile, l.names()) + "; stsbroker status lists them all"}
 	}
 	return a, nil
+}
+
+// definition is the profile as it was configured.
+func (l local) definition(profile string) (broker.Profile, bool) {
+	for _, p := range l.catalog.profiles {
+		if p.Name == profile {
+			return p, true
+		}
+	}
+	return broker.Profile{}, false
 }
 
 func (l local) names() (names []string) {
@@ -91,16 +101,37 @@ func (l local) names() (names []string) {
 	return names
 }
 
-// get is broker.Get for the command line, which has time: what passes is waited
-// for, as long as there is patience.
+// get is broker.Get for the command line.
 func (l local) get(ctx context.Context, profile string) (*broker.Set, error) {
 	a, err := l.ask(profile)
 	if err != nil {
 		return nil, err
 	}
+	return patient(ctx, a, 100*time.Millisecond, l.broker.Get) // the broker says when to try again
+}
+
+// getForChild makes sure that a child of exec will find credentials: those that
+// are held, or new ones where each exec has its own.
+func (l local) getForChild(ctx context.Context, profile string) error {
+	a, err := l.ask(profile)
+	if err != nil {
+		return err
+	}
+	if p, _ := l.definition(profile); !p.Once {
+		_, err = l.get(ctx, profile)
+		return err
+	}
+	a.Caller.Exec = true
+	_, err = patient(ctx, a, 2*time.Second, l.broker.Refresh)
+	return err
+}
+
+// patient asks for the command line, which has time: what passes is waited for,
+// as long as there is patience.
+func patient(ctx context.Context, a broker.Ask, gap time.Duration, ask func(context.Context, broker.Ask) (*broker.Set, error)) (*broker.Set, error) {
 	for until := time.Now().Add(a.Patience); ; a.Patience = time.Until(until) {
-		set, err := l.broker.Get(ctx, a)
-		if err == nil || !broker.AsError(err).Kind.Passes() || time.Until(until) <= 0 || !pause(ctx, 100*time.Millisecond) {
+		set, err := ask(ctx, a)
+		if err == nil || !broker.AsError(err).Kind.Passes() || time.Until(until) <= 0 || !pause(ctx, gap) {
 			return set, err
 		}
 	}
@@ -109,7 +140,11 @@ func (l local) get(ctx context.Context, profile string) (*broker.Set, error) {
 // Status implements control.Service.
 func (l local) Status(_ context.Context, profile string) (control.Status, error) {
 	out := control.Status{
-		Version: buildVersion(), PID: os.Getpid(), Started: l.started, Container: l.urls, Changed: l.changed(), Profiles: []control.Profile{},
+		Version: buildVersion(), PID: os.Getpid(), Started: l.started, Container: l.urls, Changed: l.changed(),
+		Lame: []control.Region{}, Profiles: []control.Profile{},
+	}
+	for _, h := range l.sts.Health() {
+		out.Lame = append(out.Lame, control.Region{Name: h.Region, Since: h.Since, Why: h.Why})
 	}
 	for _, s := range l.broker.Status() {
 		if profile == "" || s.Profile == profile {
@@ -128,7 +163,7 @@ func (l local) Status(_ context.Context, profile string) (control.Status, error)
 func statusOf(s broker.Status) control.Profile {
 	return control.Profile{
 		Name: s.Profile, State: string(s.State), Origin: s.Origin, Action: s.Action, Source: s.Source, Region: s.Region,
-		AccountID: s.AccountID, RoleARN: s.RoleARN, KeyID: s.KeyID, Generation: s.Generation, Left: s.Left.Seconds(),
+		MintRegion: s.MintRegion, MFA: s.MFA, AccountID: s.AccountID, RoleARN: s.RoleARN, KeyID: s.KeyID, Generation: s.Generation, Left: s.Left.Seconds(),
 		RenewIn: s.RenewIn.Seconds(), Failures: s.Failures, LastError: s.LastError, Reason: s.Reason, Notes: s.Notes, Expiration: s.Expiration,
 	}
 }
@@ -154,6 +189,10 @@ func (l local) Refresh(ctx context.Context, profile string) (control.Profile, er
 	if err != nil {
 		return control.Profile{}, explain(err)
 	}
+	return l.standing(ctx, profile)
+}
+
+func (l local) standing(ctx context.Context, profile string) (control.Profile, error) {
 	st, err := l.Status(ctx, profile)
 	if err != nil {
 		return control.Profile{}, err
@@ -161,24 +200,26 @@ func (l local) Refresh(ctx context.Context, profile string) (control.Profile, er
 	return st.Profiles[0], nil
 }
 
-// WhoAmI implements control.Service.
-func (l local) WhoAmI(ctx context.Context, profile string) (control.Identity, error) {
-	set, err := l.get(ctx, profile)
-	if err != nil {
-		return control.Identity{}, explain(err)
+// Login implements control.Service. What is minted for each exec alone is left
+// alone: the login is for its source.
+func (l local) Login(ctx context.Context, profile, code string) (control.Profile, error) {
+	waits := profile
+	if p, _ := l.definition(profile); p.Once {
+		waits = cmp.Or(p.Parent.Profile, profile)
 	}
-	id, err := l.sts.WhoAmI(ctx, l.endpoint(profile, "").Region, set.Material())
-	if err != nil {
-		e := explain(err)
-		e.Message = "profile " + profile + ": " + e.Message
-		return control.Identity{}, e
+	a, err := l.ask(waits)
+	if err == nil {
+		_, err = l.broker.Login(ctx, a, broker.NewSecret(code))
 	}
-	return control.Identity{Account: id.Account, ARN: id.ARN, UserID: id.UserID}, nil
+	if err != nil {
+		return control.Profile{}, explain(err)
+	}
+	return l.standing(ctx, profile)
 }
 
 // Env implements control.Service.
-func (l local) Env(ctx context.Context, profile string, file bool) (control.Endpoint, error) {
-	if err := l.servable(profile); err != nil {
+func (l local) Env(_ context.Context, profile string, file bool) (control.Endpoint, error) {
+	if err := l.shareable(profile); err != nil {
 		return control.Endpoint{}, err
 	}
 	uid, _ := l.who.Peer.UID()
@@ -218,13 +259,21 @@ func (l local) servable(profile string) error {
 	return nil
 }
 
+// shareable refuses also those that only a child of exec may have.
+func (l local) shareable(profile string) error {
+	if p, _ := l.definition(profile); p.Once {
+		return &control.Error{Kind: "forbidden", Profile: profile, Message: "profile " + profile + " is for exec alone (" + p.Action + "): run stsbroker exec " + profile + " -- COMMAND"}
+	}
+	return l.servable(profile)
+}
+
 // Child implements control.Service.
 func (l local) Child(ctx context.Context, profile, resume string) (control.Child, error) {
 	if err := l.servable(profile); err != nil {
 		return control.Child{}, err
 	}
 	if resume == "" {
-		if _, err := l.get(ctx, profile); err != nil {
+		if err := l.getForChild(ctx, profile); err != nil {
 			return control.Child{}, explain(err)
 		}
 	}
@@ -239,7 +288,7 @@ func (l local) Child(ctx context.Context, profile, resume string) (control.Child
 // CreateToken implements control.Service.
 func (l local) CreateToken(_ context.Context, t control.NewToken) (control.Token, error) {
 	for _, p := range t.Profiles {
-		if err := l.servable(p); err != nil {
+		if err := l.shareable(p); err != nil {
 			return control.Token{}, err
 		}
 	}

@@ -103,6 +103,9 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 	if len(st.Changed) > 0 {
 		fmt.Fprintf(w, "as the environment says: %s\n", strings.Join(st.Changed, ", "))
 	}
+	for _, r := range st.Lame {
+		fmt.Fprintln(w, c.red(fmt.Sprintf("STS in %s does not answer since %s (%s ago): %s", oneLine(r.Name), r.Since.Local().Format(time.TimeOnly), span(time.Since(r.Since)), oneLine(r.Why))))
+	}
 	// What is served first: those that cannot be are the same every time one looks.
 	slices.SortStableFunc(st.Profiles, func(a, b control.Profile) int {
 		switch {
@@ -115,7 +118,7 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 	})
 	rows := [][]string{{"PROFILE", "STATE", "KEY ID", "LEFT", "RENEWAL", "REGION", "LAST ERROR"}}
 	for _, p := range st.Profiles {
-		row := []string{oneLine(p.Name), p.State, p.KeyID, "", "", p.Region, oneLine(p.LastError) + shortReason(p.Name, p.Reason)}
+		row := []string{oneLine(p.Name), p.State, p.KeyID, "", "", mintedIn(p), oneLine(p.LastError) + shortReason(p.Name, p.Reason)}
 		if p.Left > 0 {
 			row[3] = span(seconds(p.Left))
 		}
@@ -138,11 +141,24 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 		switch broker.State(p.State) {
 		case broker.StateFresh, broker.StateRenewing:
 			line = c.green(strings.TrimSuffix(line, "\n")) + "\n"
+		case broker.StateLogin:
+			line = c.as("33", strings.TrimSuffix(line, "\n")) + "\n"
 		case broker.StateFailing, broker.StateError, broker.StateUnservable:
 			line = c.red(strings.TrimSuffix(line, "\n")) + "\n"
 		}
 		fmt.Fprint(w, line)
 	}
+}
+
+// mintedIn is the region that issued what is held, and whose place it took.
+func mintedIn(p control.Profile) string {
+	switch {
+	case p.MintRegion == "" || p.MintRegion == p.Region:
+		return p.Region
+	case p.Region == "":
+		return p.MintRegion
+	}
+	return p.MintRegion + " (for " + p.Region + ")"
 }
 
 func showProfile(w io.Writer, c paint, p control.Profile) {
@@ -155,6 +171,8 @@ func showProfile(w io.Writer, c paint, p control.Profile) {
 	add("mint", p.Action)
 	add("signed by", p.Source)
 	add("region", p.Region)
+	add("minted in", p.MintRegion)
+	add("mfa device", p.MFA)
 	add("account", p.AccountID)
 	add("role", p.RoleARN)
 	add("key id", p.KeyID)

@@ -30,6 +30,7 @@ import (
 // in wire.go but over pipes, in a synctest bubble: time is exact.
 type whole struct {
 	fake  *stsfake.Server
+	sts   *awssts.STS
 	token string
 	door  *pipe
 	stop  func()
@@ -56,12 +57,27 @@ func (oneKey) Key(context.Context, string) (broker.Material, error) {
 // newWhole serves profile app, a role, and profile session, both of sts.
 func newWhole(t *testing.T, log *zap.Logger, life time.Duration) *whole {
 	t.Helper()
+	at := awssts.Site{Region: "eu-central-1"}
+	return buildWhole(t, log, life, nil, func(sts *awssts.STS) []broker.Profile {
+		return []broker.Profile{
+			{Name: "app", Region: "eu-central-1", Origin: "test:1", Action: "AssumeRole", Bucket: "123456789012/eu-central-1", Parent: broker.Ref{Key: "work"},
+				Minter: sts.Role(awssts.Role{Site: at, ARN: "arn:aws:iam::123456789012:role/app", SessionName: "me"})},
+			{Name: "session", Region: "eu-central-1", Origin: "test:2", Action: "GetSessionToken", Bucket: "key/eu-central-1", Parent: broker.Ref{Key: "work"},
+				Minter: sts.Session(awssts.Session{Site: at})},
+		}
+	})
+}
+
+// buildWhole serves the profiles. change, which may be nil, has the last word on
+// how STS is reached: Dial leads to the stand-in whatever the address.
+func buildWhole(t *testing.T, log *zap.Logger, life time.Duration, change func(*awssts.Options), profiles func(*awssts.STS) []broker.Profile) *whole {
+	t.Helper()
 	w := &whole{fake: stsfake.New(), door: newPipe()}
 	w.fake.SetLife(life)
 	w.fake.AddUser("dev", "AKIAWHOLEWHOLEWHOLEW", wholeSecret)
 	w.fake.AddRole(stsfake.Role{ARN: "arn:aws:iam::123456789012:role/app", Trust: []string{"*"}})
 	upstream := newPipe()
-	sts, err := awssts.New(awssts.Options{
+	o := awssts.Options{
 		Override: &awssts.Endpoint{URL: "http://127.0.0.1:1"},
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if w.refuse.get() {
@@ -69,12 +85,21 @@ func newWhole(t *testing.T, log *zap.Logger, life time.Duration) *whole {
 			}
 			return upstream.dial(ctx, network, addr)
 		},
-	})
-	if err != nil {
+	}
+	if change != nil {
+		change(&o)
+	}
+	var err error
+	if w.sts, err = awssts.New(o); err != nil {
 		t.Fatal(err)
 	}
+	list := profiles(w.sts)
+	var names []string
+	for _, p := range list {
+		names = append(names, p.Name)
+	}
 	tokens := access.Memory()
-	issued, err := tokens.Create("test", []string{"app", "session"}, nil)
+	issued, err := tokens.Create("test", names, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,12 +107,7 @@ func newWhole(t *testing.T, log *zap.Logger, life time.Duration) *whole {
 	var b *broker.Broker
 	obs := observe.New(log, func() broker.Stats { return b.Stats() })
 	b = broker.New(broker.Options{Keys: oneKey{}, Store: cache.NewMemory(), Access: tokens, Observer: obs})
-	b.Reload([]broker.Profile{
-		{Name: "app", Region: "eu-central-1", Origin: "test:1", Action: "AssumeRole", Bucket: "123456789012/eu-central-1", Parent: broker.Ref{Key: "work"},
-			Minter: sts.Role(awssts.Role{Region: "eu-central-1", ARN: "arn:aws:iam::123456789012:role/app", SessionName: "me"})},
-		{Name: "session", Region: "eu-central-1", Origin: "test:2", Action: "GetSessionToken", Bucket: "key/eu-central-1", Parent: broker.Ref{Key: "work"},
-			Minter: sts.Session(awssts.Session{Region: "eu-central-1"})},
-	})
+	b.Reload(list)
 	stsServer := &http.Server{Handler: w.fake}
 	doorServer := metadata.NewServer(metadata.NewContainer(metadata.Container{Source: b, Tokens: tokens, Requests: obs, Observer: obs}), func(string) {})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -95,11 +115,12 @@ func newWhole(t *testing.T, log *zap.Logger, life time.Duration) *whole {
 	wg.Go(func() { _ = stsServer.Serve(upstream) })
 	wg.Go(func() { _ = doorServer.Serve(w.door) })
 	wg.Go(func() { _ = b.Run(ctx) })
+	wg.Go(func() { _ = w.sts.Run(ctx) })
 	w.stop = sync.OnceFunc(func() {
 		cancel()
 		_ = doorServer.Close()
 		_ = stsServer.Close()
-		sts.CloseIdle()
+		w.sts.CloseIdle()
 		wg.Wait()
 	})
 	t.Cleanup(w.stop)

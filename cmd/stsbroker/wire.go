@@ -80,7 +80,7 @@ func newApp(s settings) (*app, []Finding, error) {
 	}
 	a := &app{place: s.place, cfg: cfg, log: s.log, started: time.Now(), minted: &quiet{}}
 	var err error
-	if a.sts, err = newSTS(a.place, cfg); err != nil {
+	if a.sts, err = newSTS(a.place, cfg, func(h awssts.Health) { a.observer.Region(h.Region, h.Lame, h.Why) }); err != nil {
 		return nil, findings, err
 	}
 	a.catalog = a.read()
@@ -102,8 +102,8 @@ func newApp(s settings) (*app, []Finding, error) {
 	return a, findings, nil
 }
 
-func newSTS(p place, cfg *Config) (*awssts.STS, error) {
-	o := awssts.Options{Timeout: cfg.STS.Timeout, Endpoints: map[string]awssts.Endpoint{}}
+func newSTS(p place, cfg *Config, changed func(awssts.Health)) (*awssts.STS, error) {
+	o := awssts.Options{Timeout: cfg.STS.Timeout, Endpoints: map[string]awssts.Endpoint{}, Fallback: cfg.STS.FallbackRegions, Changed: changed}
 	for region, e := range cfg.STS.Endpoints {
 		o.Endpoints[region] = awssts.Endpoint{URL: e.URL, Compatible: e.Compatible}
 	}
@@ -262,7 +262,7 @@ func (a *app) listenControl() (release func(), err error) {
 func (a *app) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	parts := append([]func(context.Context) error{a.broker.Run, a.tokens.Run, a.minted.run(a.sts.CloseIdle)}, a.serving...)
+	parts := append([]func(context.Context) error{a.broker.Run, a.tokens.Run, a.sts.Run, a.minted.run(a.sts.CloseIdle)}, a.serving...)
 	done := make(chan error, len(parts))
 	for _, part := range parts {
 		go func() { done <- part(ctx) }()

@@ -24,8 +24,19 @@ type Service interface {
 	Credentials(ctx context.Context, profile string) (Credentials, error)
 	// Refresh mints now and returns how the profile stands then.
 	Refresh(ctx context.Context, profile string) (Profile, error)
+	// Login mints with a code of the MFA device that the profile, or a source of
+	// it, waits for, and returns how the profile stands then.
+	Login(ctx context.Context, profile, code string) (Profile, error)
 	// WhoAmI asks STS whose credentials the profile's are.
 	WhoAmI(ctx context.Context, profile string) (Identity, error)
+	// Decode asks STS what an encoded message of a denied call says, as JSON.
+	Decode(ctx context.Context, profile, message string) (string, error)
+	// KeyInfo tells what is known of a long-term key: by its name, by the name of
+	// the AWS profile that holds it, or by its id. With the id of a key that is
+	// not ours, the profile's credentials sign; else it may be "".
+	KeyInfo(ctx context.Context, name, profile string) (KeyInfo, error)
+	// IdentityToken asks AWS for a token by which other services know the profile.
+	IdentityToken(ctx context.Context, t IdentityTokenRequest) (IdentityToken, error)
 	// Env returns where a shell's programs find the profile. With file, the token
 	// is in a file that vanishes when the broker stops.
 	Env(ctx context.Context, profile string, file bool) (Endpoint, error)
@@ -44,9 +55,17 @@ type Status struct {
 	Version   string    `json:"version"`
 	PID       int       `json:"pid"`
 	Started   time.Time `json:"started"`
-	Container []string  `json:"container"` // addresses of the container door
-	Changed   []string  `json:"changed"`   // environment variables that changed something
+	Container []string  `json:"container"`    // addresses of the container door
+	Changed   []string  `json:"changed"`      // environment variables that changed something
+	Lame      []Region  `json:"lame_regions"` // where STS does not answer
 	Profiles  []Profile `json:"profiles"`
+}
+
+// Region is a region whose STS does not answer.
+type Region struct {
+	Name  string    `json:"region"`
+	Since time.Time `json:"since"`
+	Why   string    `json:"why"` // one line
 }
 
 // Profile is how one profile stands. Durations are seconds from the moment of
@@ -58,6 +77,8 @@ type Profile struct {
 	Action     string   `json:"action,omitempty"`
 	Source     string   `json:"source,omitempty"`
 	Region     string   `json:"region,omitempty"`
+	MintRegion string   `json:"mint_region,omitempty"` // whose STS issued what is held
+	MFA        string   `json:"mfa_device,omitempty"`  // whose code a login wants
 	AccountID  string   `json:"account_id,omitempty"`
 	RoleARN    string   `json:"role_arn,omitempty"`
 	KeyID      string   `json:"access_key_id,omitempty"`
@@ -85,6 +106,37 @@ type Identity struct {
 	Account string `json:"account"`
 	ARN     string `json:"arn"`
 	UserID  string `json:"user_id"`
+}
+
+// KeyInfo is what may be told of a long-term key.
+type KeyInfo struct {
+	Name    string `json:"name,omitempty"`    // "" for one that is not ours
+	Custody string `json:"custody,omitempty"` // "file", "env", or "profile" for the AWS files
+	KeyID   string `json:"access_key_id"`
+	Account string `json:"account"`
+}
+
+// Most that GetWebIdentityToken and DecodeAuthorizationMessage take: AWS STS API
+// reference.
+const (
+	MaxMessage   = 10_240 // characters
+	MaxAudiences = 10
+	MaxTags      = 50
+)
+
+// IdentityTokenRequest says what an identity token is to hold.
+type IdentityTokenRequest struct {
+	Profile   string            `json:"profile"`
+	Audiences []string          `json:"audiences"`
+	Algorithm string            `json:"algorithm"` // "RS256" or "ES384"
+	Duration  int               `json:"seconds"`
+	Tags      map[string]string `json:"tags,omitempty"`
+}
+
+// IdentityToken is a JWT, and when it ends.
+type IdentityToken struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expiration"`
 }
 
 // Endpoint is where a program finds a profile.

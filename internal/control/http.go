@@ -24,8 +24,15 @@ type request struct {
 	File    bool      `json:"file,omitempty"`
 	Resume  string    `json:"resume,omitempty"`
 	Name    string    `json:"name,omitempty"`
+	Code    string    `json:"code,omitempty"`
+	Message string    `json:"message,omitempty"`
 	Token   *NewToken `json:"token,omitempty"`
+
+	IdentityToken *IdentityTokenRequest `json:"identity_token,omitempty"`
 }
+
+// mostCode is longer than any code of an MFA device, in bytes.
+const mostCode = 64
 
 // Handler serves s. as turns a request's connection into the Service of the
 // caller behind it, or refuses. Errors that are not [*Error] are passed through
@@ -55,7 +62,25 @@ func Handler(as func(r *http.Request) (Service, error), explain func(error) *Err
 		return s.Credentials(r.Context(), in.Profile)
 	})
 	call("refresh", func(s Service, r *http.Request, in request) (any, error) { return s.Refresh(r.Context(), in.Profile) })
+	call("login", func(s Service, r *http.Request, in request) (any, error) {
+		if len(in.Code) > mostCode {
+			return nil, &Error{Kind: "denied", Profile: in.Profile, Message: "what was given is too long for the code of an MFA device"}
+		}
+		return s.Login(r.Context(), in.Profile, in.Code)
+	})
 	call("whoami", func(s Service, r *http.Request, in request) (any, error) { return s.WhoAmI(r.Context(), in.Profile) })
+	call("decode", func(s Service, r *http.Request, in request) (any, error) {
+		return s.Decode(r.Context(), in.Profile, in.Message)
+	})
+	call("key", func(s Service, r *http.Request, in request) (any, error) {
+		return s.KeyInfo(r.Context(), in.Name, in.Profile)
+	})
+	call("identity-token", func(s Service, r *http.Request, in request) (any, error) {
+		if in.IdentityToken == nil {
+			return nil, &Error{Kind: "config", Message: "no token described"}
+		}
+		return s.IdentityToken(r.Context(), *in.IdentityToken)
+	})
 	call("env", func(s Service, r *http.Request, in request) (any, error) {
 		return s.Env(r.Context(), in.Profile, in.File)
 	})
@@ -196,9 +221,29 @@ func (c *Client) Refresh(ctx context.Context, profile string) (Profile, error) {
 	return do[Profile](ctx, c, "refresh", request{Profile: profile})
 }
 
+// Login implements [Service].
+func (c *Client) Login(ctx context.Context, profile, code string) (Profile, error) {
+	return do[Profile](ctx, c, "login", request{Profile: profile, Code: code})
+}
+
 // WhoAmI implements [Service].
 func (c *Client) WhoAmI(ctx context.Context, profile string) (Identity, error) {
 	return do[Identity](ctx, c, "whoami", request{Profile: profile})
+}
+
+// Decode implements [Service].
+func (c *Client) Decode(ctx context.Context, profile, message string) (string, error) {
+	return do[string](ctx, c, "decode", request{Profile: profile, Message: message})
+}
+
+// KeyInfo implements [Service].
+func (c *Client) KeyInfo(ctx context.Context, name, profile string) (KeyInfo, error) {
+	return do[KeyInfo](ctx, c, "key", request{Name: name, Profile: profile})
+}
+
+// IdentityToken implements [Service].
+func (c *Client) IdentityToken(ctx context.Context, t IdentityTokenRequest) (IdentityToken, error) {
+	return do[IdentityToken](ctx, c, "identity-token", request{IdentityToken: &t})
 }
 
 // Env implements [Service].

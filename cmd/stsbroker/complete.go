@@ -1,0 +1,70 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stsbroker/stsbroker/broker/custody"
+	"github.com/stsbroker/stsbroker/internal/control"
+)
+
+// completeProfiles completes the first argument with the profiles that the
+// running broker serves.
+func completeProfiles(g *globals) cobra.CompletionFunc { return completeFirst(g, served) }
+
+// completeFirst completes the first argument with what name makes of each
+// profile, "" for nothing.
+func completeFirst(g *globals, name func(control.Profile) string) cobra.CompletionFunc {
+	of := completeFlag(g, name)
+	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return of(cmd, args, typed)
+	}
+}
+
+// completeFlag is the same for the value of a flag.
+func completeFlag(g *globals, name func(control.Profile) string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+		c, err := connect(cmd.Context(), g)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		st, err := c.Status(cmd.Context(), "")
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		for _, p := range st.Profiles {
+			if n := name(p); n != "" {
+				names = append(names, n)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func served(p control.Profile) string {
+	if p.Reason != "" {
+		return ""
+	}
+	return p.Name
+}
+
+// waits is for login: those that a person's code is for.
+func waits(p control.Profile) string {
+	if p.MFA == "" {
+		return ""
+	}
+	return p.Name
+}
+
+// keyOf is the long-term key behind a profile, as keys show calls it.
+func keyOf(p control.Profile) string {
+	name, ok := strings.CutPrefix(p.Source, "key ")
+	if !ok {
+		return ""
+	}
+	return strings.TrimPrefix(name, custody.ProfileKey(""))
+}

@@ -1,0 +1,299 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/stsbroker/stsbroker/broker/custody"
+)
+
+// Checks of one value. They return what is wrong and what to write instead.
+
+func notEmpty(s string) error {
+	if s == "" {
+		return errors.New("is empty")
+	}
+	return nil
+}
+
+func noNUL(s string) error {
+	if strings.ContainsRune(s, 0) {
+		return errors.New("holds a NUL")
+	}
+	return nil
+}
+
+func optional(check func(string) error) func(string) error {
+	return func(s string) error {
+		if s == "" {
+			return nil
+		}
+		return check(s)
+	}
+}
+
+func checkListen(s string) error {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		if _, port, e := net.SplitHostPort(s); e == nil && port != "" {
+			return fmt.Errorf("%q is not IP:PORT; did you mean %q?", s, "127.0.0.1:"+port)
+		}
+		return fmt.Errorf("%q is not IP:PORT; write it as 127.0.0.1:9170 or \"[::1]:9170\"", s)
+	}
+	if ip := a.Addr(); !ip.IsLoopback() || ip.Zone() != "" || ip.Is4In6() {
+		return fmt.Errorf("%s is not a loopback address, and credentials are served to this host only; write 127.0.0.1:%d or \"[::1]:%d\"", s, a.Port(), a.Port())
+	}
+	return nil
+}
+
+// checkSocket knows the shortest sun_path of the systems served: 104 bytes with
+// the final NUL, of macOS.
+func checkSocket(s string) error {
+	if err := checkAbsolute(s); err != nil {
+		return err
+	}
+	if len(s) > 103 {
+		return fmt.Errorf("is %d bytes long; the path of a socket has 103 at most", len(s))
+	}
+	return nil
+}
+
+func checkAbsolute(s string) error {
+	switch {
+	case strings.ContainsRune(s, 0):
+		return errors.New("holds a NUL")
+	case !filepath.IsAbs(s):
+		return fmt.Errorf("%q is not an absolute path; write it from / on", s)
+	}
+	return nil
+}
+
+func checkGlob(s string) error {
+	if _, err := path.Match(s, ""); err != nil || s == "" {
+		return fmt.Errorf("%q is not a pattern; * is any text, ? one character, [ab] one of these", s)
+	}
+	return nil
+}
+
+var (
+	regionShape   = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`) // a label of a host name: STS's address is made of it
+	profileShape  = regexp.MustCompile(`^[A-Za-z0-9+=,.@_-]+$`)           // what a path segment and the metadata service's role list can hold
+	roleARN       = regexp.MustCompile(`^arn:[a-z0-9-]+:iam:[^:]*:[^:]*:role/[\w+=,.@/-]+$`)
+	awsRoleARN    = regexp.MustCompile(`^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$`)
+	placeholder   = regexp.MustCompile(`\{\{\.(User|Host)\}\}`)
+	sessionShape  = regexp.MustCompile(`^[\w+=,.@-]*$`)   // AssumeRole, RoleSessionName and SourceIdentity; GetFederationToken, Name
+	externalShape = regexp.MustCompile(`^[\w+=,.@:/-]*$`) // AssumeRole, ExternalId; SerialNumber
+	tagShape      = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+@-]*$`)
+	policyARN     = regexp.MustCompile(`^arn:aws[a-z-]*:iam::(aws|\d{12}):policy/[\w+=,.@/-]+$`)
+	providerARN   = regexp.MustCompile(`^arn:aws[a-z-]*:iam::\d{12}:saml-provider/[\w.-]+$`)
+	contextARN    = regexp.MustCompile(`^arn:aws[a-z-]*:iam::(aws|\d{12}):contextProvider/[\w+=,.@/-]+$`)
+	targetShape   = regexp.MustCompile(`^(\d{12}|arn:aws[a-z-]*:iam::\d{12}:root)$`)
+	taskPolicyARN = regexp.MustCompile(`^arn:aws[a-z-]*:iam::aws:policy/root-task/[\w+=,.@-]+$`)
+)
+
+// rootTasks are the managed policies that AssumeRoot takes, from the API
+// reference.
+var rootTasks = []string{
+	"IAMAuditRootUserCredentials", "IAMCreateRootUserPassword", "IAMDeleteRootUserCredentials", "S3UnlockBucketPolicy", "SQSUnlockQueuePolicy",
+}
+
+// oauthProviders are those whose access tokens AssumeRoleWithWebIdentity takes,
+// with ProviderId; with all others, OpenID Connect is spoken and there is none.
+var oauthProviders = []string{"www.amazon.com", "graph.facebook.com"}
+
+func checkRegion(s string) error {
+	if len(s) > 63 || !regionShape.MatchString(s) {
+		return fmt.Errorf("%q is not the name of a region, such as eu-central-1", s)
+	}
+	return nil
+}
+
+func checkProfileName(s string) error {
+	if len(s) > 128 || !profileShape.MatchString(s) || s == "." || s == ".." {
+		return fmt.Errorf("%q is not a name for a profile: letters, digits and + = , . @ _ -, 128 at most", s)
+	}
+	return nil
+}
+
+func checkKeyName(s string) error {
+	if !custody.ValidName(s) {
+		return fmt.Errorf("%q is not a name for a key", s)
+	}
+	return nil
+}
+
+func checkCustody(s string) error {
+	switch s {
+	case custodyFile, custodyEnv:
+		return nil
+	case "sealed", "keyring", "systemd":
+		return fmt.Errorf("%s is known, but not supported by this version; file and env are", s)
+	}
+	return fmt.Errorf("%q is no custody: file or env%s", s, didYouMean(s, []string{custodyFile, custodyEnv}))
+}
+
+func checkRoleARN(s string) error {
+	if len(s) > 2048 || !roleARN.MatchString(s) {
+		return fmt.Errorf("%q is not the ARN of a role; write it as arn:aws:iam::123456789012:role/NAME", s)
+	}
+	return nil
+}
+
+func checkSessionName(s string) error {
+	literal := placeholder.ReplaceAllString(s, "")
+	switch {
+	case strings.Contains(literal, "{{") || strings.Contains(literal, "}}"):
+		return fmt.Errorf("%q: only {{.User}} and {{.Host}} can be filled in", s)
+	case !sessionShape.MatchString(literal):
+		return fmt.Errorf("%q: STS takes letters, digits and _ + = , . @ - here", s)
+	case literal == s && (len(s) < 2 || len(s) > 64), len(literal) > 64:
+		return fmt.Errorf("%q: STS takes 2 to 64 characters here", s)
+	}
+	return nil
+}
+
+// checkExternalID does not repeat the value: some treat it as a secret.
+func checkExternalID(s string) error {
+	if len(s) < 2 || len(s) > 1224 || !externalShape.MatchString(s) {
+		return errors.New("not an external id: 2 to 1224 letters, digits and _ + = , . @ : / -")
+	}
+	return nil
+}
+
+// checkSerial takes the ARN of a virtual device and the serial number of a
+// hardware one.
+func checkSerial(s string) error {
+	if len(s) < 9 || len(s) > 256 || !externalShape.MatchString(s) {
+		return fmt.Errorf("%q is not the serial of an MFA device; write its ARN, arn:aws:iam::123456789012:mfa/NAME, or the 9 to 256 characters of its serial number", s)
+	}
+	return nil
+}
+
+// rootDevice reports whether an MFA device is the one of a root user.
+func rootDevice(serial string) bool { return strings.HasSuffix(serial, ":mfa/root-account-mfa-device") }
+
+func checkSourceIdentity(s string) error {
+	if len(s) < 2 || len(s) > 64 || !sessionShape.MatchString(s) {
+		return fmt.Errorf("%q: STS takes 2 to 64 letters, digits and _ + = , . @ - here", s)
+	}
+	return nil
+}
+
+func checkFederatedName(s string) error {
+	if len(s) < 2 || len(s) > 32 || !sessionShape.MatchString(s) {
+		return fmt.Errorf("%q: STS takes 2 to 32 letters, digits and _ + = , . @ - here", s)
+	}
+	return nil
+}
+
+func checkTagKey(s string) error {
+	switch n := utf8.RuneCountInString(s); {
+	case n < 1 || n > 128 || !tagShape.MatchString(s):
+		return fmt.Errorf("%q is not the key of a tag: 1 to 128 letters, digits, blanks and _ . : / = + - @", s)
+	case len(s) >= 4 && strings.EqualFold(s[:4], "aws:"):
+		return fmt.Errorf("%q: keys that begin with aws: are AWS's own; take another", s)
+	}
+	return nil
+}
+
+func checkTagValue(s string) error {
+	if utf8.RuneCountInString(s) > 256 || !tagShape.MatchString(s) {
+		return fmt.Errorf("%q is not the value of a tag: at most 256 letters, digits, blanks and _ . : / = + - @", s)
+	}
+	return nil
+}
+
+func checkPolicyARN(s string) error {
+	if len(s) > 2048 || !policyARN.MatchString(s) {
+		return fmt.Errorf("%q is not the ARN of a managed policy; write it as arn:aws:iam::aws:policy/NAME or arn:aws:iam::123456789012:policy/NAME", s)
+	}
+	return nil
+}
+
+func checkPrincipalARN(s string) error {
+	if len(s) > 2048 || !providerARN.MatchString(s) {
+		return fmt.Errorf("%q is not the ARN of a SAML provider; write it as arn:aws:iam::123456789012:saml-provider/NAME", s)
+	}
+	return nil
+}
+
+func checkContextARN(s string) error {
+	if len(s) > 2048 || !contextARN.MatchString(s) {
+		return fmt.Errorf("%q is not the ARN of a context provider; write it as arn:aws:iam::aws:contextProvider/IdentityCenter", s)
+	}
+	return nil
+}
+
+func checkTarget(s string) error {
+	if !targetShape.MatchString(s) {
+		return fmt.Errorf("%q is no member account; write its 12 digits, or arn:aws:iam::123456789012:root", s)
+	}
+	return nil
+}
+
+func checkTaskPolicy(s string) error {
+	if len(s) > 2048 || !taskPolicyARN.MatchString(s) {
+		return fmt.Errorf("%q is not the policy of a root task; write it as arn:aws:iam::aws:policy/root-task/%s", s, rootTasks[0])
+	}
+	return nil
+}
+
+func checkProviderID(s string) error {
+	if len(s) < 4 || len(s) > 2048 || strings.ContainsRune(s, 0) {
+		return fmt.Errorf("%q is not the host name of an OAuth 2.0 provider; write %s, or leave it out for OpenID Connect", s, strings.Join(oauthProviders, " or "))
+	}
+	return nil
+}
+
+func checkRegionalEndpoints(s string) error {
+	known := []string{"regional", "legacy"}
+	if !slices.Contains(known, s) {
+		return fmt.Errorf("%q is neither regional nor legacy%s", s, didYouMean(s, known))
+	}
+	return nil
+}
+
+// checkEndpoint does not repeat a URL that may hold a password.
+func checkEndpoint(s string) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Opaque != "" || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http":
+		return errors.New("not the address of an STS; write it as https://HOST or https://HOST:PORT")
+	case u.User != nil:
+		return errors.New("holds a user name; STS calls are signed, leave it away")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return errors.New("holds a query or a fragment; leave it away")
+	case u.Scheme == "http" && !loopbackHost(u.Hostname()):
+		return fmt.Errorf("http is allowed to loopback only; write https://%s", u.Host)
+	}
+	return nil
+}
+
+func loopbackHost(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// sameAddress reports whether the URL leads to the listener at address.
+func sameAddress(rawURL, address string) bool {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return false
+	}
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return false
+	}
+	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+	return port == fmt.Sprint(a.Port()) && (u.Hostname() == "localhost" || u.Hostname() == a.Addr().String())
+}
