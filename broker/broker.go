@@ -145,8 +145,9 @@ func (b *Broker) Refresh(ctx context.Context, a Ask) (*Set, error) {
 }
 
 // Login mints with a code of an MFA device: for the profile, or for the source of
-// it that waits for one. It then returns what the profile holds. Roles that
-// waited for the same login try again by themselves.
+// it that waits for one. It then returns what the profile holds; of one that is
+// minted once for each exec, what its source holds. Roles that waited for the
+// same login try again by themselves.
 func (b *Broker) Login(ctx context.Context, a Ask, code Secret) (*Set, error) {
 	e, err := b.entry(ctx, a)
 	if err != nil {
@@ -158,7 +159,8 @@ func (b *Broker) Login(ctx context.Context, a Ask, code Secret) (*Set, error) {
 	}
 	l := b.lease(t)
 	l.touch(time.Now())
-	if _, err := l.await(ctx, a.Patience, &force{code}); err != nil {
+	set, err := l.await(ctx, a.Patience, &force{code})
+	if err != nil {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
 	}
 	b.mu.Lock()
@@ -173,6 +175,9 @@ func (b *Broker) Login(ctx context.Context, a Ask, code Secret) (*Set, error) {
 	b.mu.Unlock()
 	for _, other := range waited {
 		other.retry()
+	}
+	if e.Once {
+		return set, nil // the next exec mints
 	}
 	return b.Get(ctx, a)
 }

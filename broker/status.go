@@ -117,7 +117,10 @@ func (b *Broker) status(e *entry) Status {
 	case !awake:
 		s.State = StateLapsed
 	default:
-		s.State, s.RenewIn = StateFresh, max(0, s.Left-set.renewAt)
+		s.State = StateFresh
+		if e.MFA == "" && !e.Once { // else nobody renews it but a person
+			s.RenewIn = max(0, s.Left-set.renewAt)
+		}
 	}
 	return s
 }

@@ -125,9 +125,9 @@ func parseSAML(raw []byte) (samlResponse, error) {
 		switch {
 		case errors.Is(err, errDTD):
 			return samlResponse{}, errDTD
-		case err == io.EOF && roots == 1 && len(r.Assertions)+len(r.Encrypted) == 0:
+		case errors.Is(err, io.EOF) && roots == 1 && len(r.Assertions)+len(r.Encrypted) == 0:
 			return samlResponse{}, errors.New("it is a response without an assertion: the identity provider did not let the person in")
-		case err == io.EOF && roots == 1:
+		case errors.Is(err, io.EOF) && roots == 1:
 			return r, nil
 		case err != nil: // its text may quote the document
 			return samlResponse{}, errNotSAML

@@ -75,6 +75,10 @@ func Classify(err error, c Call) *broker.Error {
 	if errors.As(err, &re) {
 		status = re.HTTPStatusCode()
 	}
+	var store *storeError
+	if errors.As(err, &store) {
+		status = store.status
+	}
 	var api smithy.APIError
 	if !errors.As(err, &api) || api.ErrorCode() == sdkUnknown {
 		if status == http.StatusTooManyRequests {

@@ -268,7 +268,7 @@ func (s *STS) Root(p Root) broker.Minter {
 		TargetPrincipal: aws.String(p.Target), TaskPolicyArn: &types.PolicyDescriptorType{Arn: aws.String(p.TaskPolicyARN)},
 		DurationSeconds: seconds(p.Duration, DefaultRootDuration),
 	}
-	m := s.minter("AssumeRoot", p.Site, "", in.DurationSeconds, &in)
+	m := s.minter("AssumeRoot", p.Site, p.Target, in.DurationSeconds, &in)
 	account := AccountOf(p.Target)
 	if account == "" {
 		account = p.Target

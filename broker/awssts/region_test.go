@@ -151,7 +151,7 @@ func TestFallback(t *testing.T) {
 		"silent":          {false, silence, timeout},
 		"HTTP 500":        {false, refusing(500, "InternalFailure"), 0},
 		"HTTP 503":        {false, refusing(503, "ServiceUnavailable"), 0},
-		"502 from nobody": {false, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "Bad Gateway", 502) }), 0},
+		"502 from nobody": {false, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "Bad Gateway", http.StatusBadGateway) }), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.most > timeout*3/2+time.Second {

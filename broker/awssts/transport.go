@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -151,7 +152,8 @@ func (x *exchange) durationRefused() bool {
 }
 
 // explain notes the issuer's code, and finds it in an error that is not
-// wrapped as AWS's are: S3-compatible stores answer in their S3 shape.
+// wrapped as STS's are: S3-compatible stores answer in their S3 shape, and some
+// stand-ins of AWS in EC2's.
 func (x *exchange) explain(err error) error {
 	var e smithy.APIError
 	if !errors.As(err, &e) {
@@ -160,19 +162,28 @@ func (x *exchange) explain(err error) error {
 	if e.ErrorCode() == "UnknownError" {
 		got, bad := awsxml.GetErrorResponseComponents(bytes.NewReader(x.body), true)
 		if bad != nil || got.Code == "" {
-			return err
+			var listed struct {
+				Code      string `xml:"Errors>Error>Code"`
+				Message   string `xml:"Errors>Error>Message"`
+				RequestID string
+			}
+			if xml.Unmarshal(x.body, &listed) != nil || listed.Code == "" {
+				return err
+			}
+			got = awsxml.ErrorComponents(listed)
 		}
-		store := &storeError{smithy.GenericAPIError{Code: got.Code, Message: got.Message}, got.RequestID}
+		store := &storeError{smithy.GenericAPIError{Code: got.Code, Message: got.Message}, got.RequestID, x.status}
 		e, err = store, store
 	}
 	x.code, x.words = e.ErrorCode(), e.ErrorMessage()
 	return err
 }
 
-// storeError is an error in the shape of S3's.
+// storeError is an error in the shape of S3's or EC2's.
 type storeError struct {
 	smithy.GenericAPIError
 	requestID string
+	status    int
 }
 
 // now is the time on the issuer's clock, never earlier than it really is, so

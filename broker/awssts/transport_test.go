@@ -16,29 +16,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/sts"
-
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/internal/stsfake"
 )
-
-// callAny calls an action whose answer does not matter.
-func callAny(action string) send {
-	return func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) (err error) {
-		arn, name, token := deploy, "tester", "a.b.c"
-		switch action {
-		case "AssumeRole":
-			_, err = api.AssumeRole(ctx, &sts.AssumeRoleInput{RoleArn: &arn, RoleSessionName: &name}, sign)
-		case "AssumeRoleWithWebIdentity":
-			_, err = api.AssumeRoleWithWebIdentity(ctx, &sts.AssumeRoleWithWebIdentityInput{RoleArn: &arn, RoleSessionName: &name, WebIdentityToken: &token})
-		case "GetSessionToken":
-			_, err = api.GetSessionToken(ctx, &sts.GetSessionTokenInput{}, sign)
-		default:
-			_, err = api.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{}, sign)
-		}
-		return err
-	}
-}
 
 func TestEndpointsAreValidated(t *testing.T) {
 	for u, want := range map[string]string{

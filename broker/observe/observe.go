@@ -237,7 +237,7 @@ func errorFields(err *broker.Error) []zap.Field {
 		fields = append(fields, zap.String("code", clip(err.Code)))
 	}
 	if err.Cause != nil {
-		fields = append(fields, zap.String("cause", clip(err.Cause.Error())))
+		fields = append(fields, zap.String("cause", clipTo(err.Cause.Error(), mostCause)))
 	}
 	// The AWS SDK's response errors carry the id that AWS support asks for
 	// (aws/transport/http.ResponseError).
@@ -248,7 +248,6 @@ func errorFields(err *broker.Error) []zap.Field {
 	return fields
 }
 
-// clip bounds text that a server chose.
 // profileField is the name as a terminal may show it: a caller may ask for one
 // that holds control characters.
 func profileField(name string) zap.Field {
@@ -260,8 +259,14 @@ func profileField(name string) zap.Field {
 	}, name))
 }
 
-func clip(s string) string {
-	const most = 2048
+// clip bounds text that a server chose.
+func clip(s string) string { return clipTo(s, 2048) }
+
+// mostCause leaves room for an encoded authorization message, of up to 10,240
+// characters: a part of one cannot be decoded.
+const mostCause = 12 << 10
+
+func clipTo(s string, most int) string {
 	if len(s) <= most {
 		return s
 	}

@@ -35,7 +35,7 @@ func (r *configReader) crossCheck(c *Config) {
 	}
 	r.checkSources(w)
 	for _, a := range r.arns {
-		if !c.compatible(w.profile[a.profile].Region) && !awsRoleARN.MatchString(a.name) {
+		if !c.compatible(w.profile[a.profile].Region) && !awsRoleARN().MatchString(a.name) {
 			r.fail(a.node, a.path, "%q is not the ARN of a role of AWS: arn:aws:iam::ACCOUNT:role/NAME with an account of 12 digits; "+
 				"for another store, set compatible: true at sts.endpoints", a.name)
 		}

@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/stsbroker/stsbroker/broker/custody"
@@ -86,19 +88,18 @@ func checkGlob(s string) error {
 }
 
 var (
-	regionShape   = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`) // a label of a host name: STS's address is made of it
-	profileShape  = regexp.MustCompile(`^[A-Za-z0-9+=,.@_-]+$`)           // what a path segment and the metadata service's role list can hold
-	roleARN       = regexp.MustCompile(`^arn:[a-z0-9-]+:iam:[^:]*:[^:]*:role/[\w+=,.@/-]+$`)
-	awsRoleARN    = regexp.MustCompile(`^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$`)
-	placeholder   = regexp.MustCompile(`\{\{\.(User|Host)\}\}`)
-	sessionShape  = regexp.MustCompile(`^[\w+=,.@-]*$`)   // AssumeRole, RoleSessionName and SourceIdentity; GetFederationToken, Name
-	externalShape = regexp.MustCompile(`^[\w+=,.@:/-]*$`) // AssumeRole, ExternalId; SerialNumber
-	tagShape      = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+@-]*$`)
-	policyARN     = regexp.MustCompile(`^arn:aws[a-z-]*:iam::(aws|\d{12}):policy/[\w+=,.@/-]+$`)
-	providerARN   = regexp.MustCompile(`^arn:aws[a-z-]*:iam::\d{12}:saml-provider/[\w.-]+$`)
-	contextARN    = regexp.MustCompile(`^arn:aws[a-z-]*:iam::(aws|\d{12}):contextProvider/[\w+=,.@/-]+$`)
-	targetShape   = regexp.MustCompile(`^(\d{12}|arn:aws[a-z-]*:iam::\d{12}:root)$`)
-	taskPolicyARN = regexp.MustCompile(`^arn:aws[a-z-]*:iam::aws:policy/root-task/[\w+=,.@-]+$`)
+	regionShape   = lazy(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`) // a label of a host name: STS's address is made of it
+	profileShape  = lazy(`^[A-Za-z0-9+=,.@_-]+$`)           // what a path segment and the metadata service's role list can hold
+	roleARN       = lazy(`^arn:[a-z0-9-]+:iam:[^:]*:[^:]*:role/[\w+=,.@/-]+$`)
+	awsRoleARN    = lazy(`^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$`)
+	placeholder   = lazy(`\{\{\.(User|Host)\}\}`)
+	sessionShape  = lazy(`^[\w+=,.@-]*$`)   // AssumeRole, RoleSessionName and SourceIdentity; GetFederationToken, Name
+	externalShape = lazy(`^[\w+=,.@:/-]*$`) // AssumeRole, ExternalId; SerialNumber
+	policyARN     = lazy(`^arn:aws[a-z-]*:iam::(aws|\d{12}):policy/[\w+=,.@/-]+$`)
+	providerARN   = lazy(`^arn:aws[a-z-]*:iam::\d{12}:saml-provider/[\w.-]+$`)
+	contextARN    = lazy(`^arn:aws[a-z-]*:iam::(aws|\d{12}):contextProvider/[\w+=,.@/-]+$`)
+	targetShape   = lazy(`^(\d{12}|arn:aws[a-z-]*:iam::\d{12}:root)$`)
+	taskPolicyARN = lazy(`^arn:aws[a-z-]*:iam::aws:policy/root-task/[\w+=,.@-]+$`)
 )
 
 // rootTasks are the managed policies that AssumeRoot takes, from the API
@@ -112,14 +113,14 @@ var rootTasks = []string{
 var oauthProviders = []string{"www.amazon.com", "graph.facebook.com"}
 
 func checkRegion(s string) error {
-	if len(s) > 63 || !regionShape.MatchString(s) {
+	if len(s) > 63 || !regionShape().MatchString(s) {
 		return fmt.Errorf("%q is not the name of a region, such as eu-central-1", s)
 	}
 	return nil
 }
 
 func checkProfileName(s string) error {
-	if len(s) > 128 || !profileShape.MatchString(s) || s == "." || s == ".." {
+	if len(s) > 128 || !profileShape().MatchString(s) || s == "." || s == ".." {
 		return fmt.Errorf("%q is not a name for a profile: letters, digits and + = , . @ _ -, 128 at most", s)
 	}
 	return nil
@@ -143,18 +144,18 @@ func checkCustody(s string) error {
 }
 
 func checkRoleARN(s string) error {
-	if len(s) > 2048 || !roleARN.MatchString(s) {
+	if len(s) > 2048 || !roleARN().MatchString(s) {
 		return fmt.Errorf("%q is not the ARN of a role; write it as arn:aws:iam::123456789012:role/NAME", s)
 	}
 	return nil
 }
 
 func checkSessionName(s string) error {
-	literal := placeholder.ReplaceAllString(s, "")
+	literal := placeholder().ReplaceAllString(s, "")
 	switch {
 	case strings.Contains(literal, "{{") || strings.Contains(literal, "}}"):
 		return fmt.Errorf("%q: only {{.User}} and {{.Host}} can be filled in", s)
-	case !sessionShape.MatchString(literal):
+	case !sessionShape().MatchString(literal):
 		return fmt.Errorf("%q: STS takes letters, digits and _ + = , . @ - here", s)
 	case literal == s && (len(s) < 2 || len(s) > 64), len(literal) > 64:
 		return fmt.Errorf("%q: STS takes 2 to 64 characters here", s)
@@ -164,7 +165,7 @@ func checkSessionName(s string) error {
 
 // checkExternalID does not repeat the value: some treat it as a secret.
 func checkExternalID(s string) error {
-	if len(s) < 2 || len(s) > 1224 || !externalShape.MatchString(s) {
+	if len(s) < 2 || len(s) > 1224 || !externalShape().MatchString(s) {
 		return errors.New("not an external id: 2 to 1224 letters, digits and _ + = , . @ : / -")
 	}
 	return nil
@@ -173,7 +174,7 @@ func checkExternalID(s string) error {
 // checkSerial takes the ARN of a virtual device and the serial number of a
 // hardware one.
 func checkSerial(s string) error {
-	if len(s) < 9 || len(s) > 256 || !externalShape.MatchString(s) {
+	if len(s) < 9 || len(s) > 256 || !externalShape().MatchString(s) {
 		return fmt.Errorf("%q is not the serial of an MFA device; write its ARN, arn:aws:iam::123456789012:mfa/NAME, or the 9 to 256 characters of its serial number", s)
 	}
 	return nil
@@ -183,14 +184,14 @@ func checkSerial(s string) error {
 func rootDevice(serial string) bool { return strings.HasSuffix(serial, ":mfa/root-account-mfa-device") }
 
 func checkSourceIdentity(s string) error {
-	if len(s) < 2 || len(s) > 64 || !sessionShape.MatchString(s) {
+	if len(s) < 2 || len(s) > 64 || !sessionShape().MatchString(s) {
 		return fmt.Errorf("%q: STS takes 2 to 64 letters, digits and _ + = , . @ - here", s)
 	}
 	return nil
 }
 
 func checkFederatedName(s string) error {
-	if len(s) < 2 || len(s) > 32 || !sessionShape.MatchString(s) {
+	if len(s) < 2 || len(s) > 32 || !sessionShape().MatchString(s) {
 		return fmt.Errorf("%q: STS takes 2 to 32 letters, digits and _ + = , . @ - here", s)
 	}
 	return nil
@@ -198,7 +199,7 @@ func checkFederatedName(s string) error {
 
 func checkTagKey(s string) error {
 	switch n := utf8.RuneCountInString(s); {
-	case n < 1 || n > 128 || !tagShape.MatchString(s):
+	case n < 1 || n > 128 || strings.ContainsFunc(s, noTag):
 		return fmt.Errorf("%q is not the key of a tag: 1 to 128 letters, digits, blanks and _ . : / = + - @", s)
 	case len(s) >= 4 && strings.EqualFold(s[:4], "aws:"):
 		return fmt.Errorf("%q: keys that begin with aws: are AWS's own; take another", s)
@@ -207,42 +208,42 @@ func checkTagKey(s string) error {
 }
 
 func checkTagValue(s string) error {
-	if utf8.RuneCountInString(s) > 256 || !tagShape.MatchString(s) {
+	if utf8.RuneCountInString(s) > 256 || strings.ContainsFunc(s, noTag) {
 		return fmt.Errorf("%q is not the value of a tag: at most 256 letters, digits, blanks and _ . : / = + - @", s)
 	}
 	return nil
 }
 
 func checkPolicyARN(s string) error {
-	if len(s) > 2048 || !policyARN.MatchString(s) {
+	if len(s) > 2048 || !policyARN().MatchString(s) {
 		return fmt.Errorf("%q is not the ARN of a managed policy; write it as arn:aws:iam::aws:policy/NAME or arn:aws:iam::123456789012:policy/NAME", s)
 	}
 	return nil
 }
 
 func checkPrincipalARN(s string) error {
-	if len(s) > 2048 || !providerARN.MatchString(s) {
+	if len(s) > 2048 || !providerARN().MatchString(s) {
 		return fmt.Errorf("%q is not the ARN of a SAML provider; write it as arn:aws:iam::123456789012:saml-provider/NAME", s)
 	}
 	return nil
 }
 
 func checkContextARN(s string) error {
-	if len(s) > 2048 || !contextARN.MatchString(s) {
+	if len(s) > 2048 || !contextARN().MatchString(s) {
 		return fmt.Errorf("%q is not the ARN of a context provider; write it as arn:aws:iam::aws:contextProvider/IdentityCenter", s)
 	}
 	return nil
 }
 
 func checkTarget(s string) error {
-	if !targetShape.MatchString(s) {
+	if !targetShape().MatchString(s) {
 		return fmt.Errorf("%q is no member account; write its 12 digits, or arn:aws:iam::123456789012:root", s)
 	}
 	return nil
 }
 
 func checkTaskPolicy(s string) error {
-	if len(s) > 2048 || !taskPolicyARN.MatchString(s) {
+	if len(s) > 2048 || !taskPolicyARN().MatchString(s) {
 		return fmt.Errorf("%q is not the policy of a root task; write it as arn:aws:iam::aws:policy/root-task/%s", s, rootTasks[0])
 	}
 	return nil
@@ -296,4 +297,16 @@ func sameAddress(rawURL, address string) bool {
 	}
 	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
 	return port == fmt.Sprint(a.Port()) && (u.Hostname() == "localhost" || u.Hostname() == a.Addr().String())
+}
+
+// noTag reports whether session tags cannot hold the character: AssumeRole, Tag
+// has [\p{L}\p{Z}\p{N}_.:/=+\-@].
+func noTag(r rune) bool {
+	return !unicode.In(r, unicode.L, unicode.Z, unicode.N) && !strings.ContainsRune("_.:/=+-@", r)
+}
+
+// lazy compiles an expression at its first use: compiled ones take memory, and a
+// configuration has use for few of them.
+func lazy(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
 }

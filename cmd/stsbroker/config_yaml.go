@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,8 +56,8 @@ func (r *configReader) add(s Severity, n *yaml.Node, path, format string, args .
 }
 
 var (
-	yamlLine   = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
-	yamlAnchor = regexp.MustCompile(`unknown anchor '(.*)' referenced`)
+	yamlLine   = lazy(`^(?:yaml: )?line (\d+): `)
+	yamlAnchor = lazy(`unknown anchor '(.*)' referenced`)
 )
 
 // syntax reports what the YAML parser says. It does not always say where.
@@ -66,10 +65,10 @@ func (r *configReader) syntax(data []byte, err error) {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	at := &yaml.Node{Line: 1, Column: 1}
 	offset := -1
-	if m := yamlLine.FindStringSubmatch(text); m != nil {
+	if m := yamlLine().FindStringSubmatch(text); m != nil {
 		at.Line, _ = strconv.Atoi(m[1]) // digits; too many of them count as line 1
 		text = text[len(m[0]):]
-	} else if m := yamlAnchor.FindStringSubmatch(text); m != nil {
+	} else if m := yamlAnchor().FindStringSubmatch(text); m != nil {
 		offset = bytes.Index(data, []byte("*"+m[1]))
 	} else {
 		offset = firstBadByte(data)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -79,12 +78,12 @@ The profile needs permission for sts:DecodeAuthorizationMessage. Without
 
 // encodedInError is how services of AWS put the message, Base64 of some kind,
 // into the text of an error.
-var encodedInError = regexp.MustCompile(`(?i)encoded authorization failure message:\s*([\w+/=-]+)`)
+var encodedInError = lazy(`(?i)encoded authorization failure message:\s*([\w+/=-]+)`)
 
 // encodedMessage takes the message out of an error that holds one.
 func encodedMessage(text string) (string, error) {
 	text = strings.TrimSpace(text)
-	if m := encodedInError.FindStringSubmatch(text); m != nil {
+	if m := encodedInError().FindStringSubmatch(text); m != nil {
 		text = m[1]
 	}
 	switch {
@@ -182,7 +181,10 @@ func showDenial(w *bytes.Buffer, text string) error {
 	}
 	rows := [][]string{{verdict, oneLine(d.Context.Action)}, {"on", oneLine(d.Context.Resource)}, {"to", oneLine(d.Context.Principal.ARN)}, {"because", why}}
 	for _, m := range d.Matched.Items {
-		what := m.Effect + " " + m.Actions.String() + " on " + m.Resources.String()
+		what := m.Effect + " " + m.Actions.String()
+		if on := m.Resources.String(); on != "" {
+			what += " on " + on
+		}
 		if m.ID != "" {
 			what += " (" + m.ID + ")"
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/broker/awsconfig"
 	"github.com/stsbroker/stsbroker/internal/control"
 	"github.com/stsbroker/stsbroker/internal/securefile"
@@ -56,6 +57,9 @@ The token in them is good for this profile only, and for 12 hours after it was l
 			vars, err := p.variables(cmd.Context(), s, args[0], file)
 			if err != nil {
 				return err
+			}
+			if st, err := s.Status(cmd.Context(), args[0]); err == nil && st.Profiles[0].State == string(broker.StateLogin) {
+				remark("profile %s needs a code of %s before it gives credentials: run stsbroker login %s", oneLine(args[0]), oneLine(st.Profiles[0].MFA), oneLine(args[0]))
 			}
 			return print(os.Stdout, vars)
 		},

@@ -489,7 +489,7 @@ func (d *draft) roleARN(arn string) error {
 	if region == "" {
 		region = awssts.PartitionRegion(arn)
 	}
-	if d.cfg.STS.Endpoints[region].Compatible || d.endpoint.URL != "" || d.getenv("AWS_ENDPOINT_URL_STS") != "" || awsRoleARN.MatchString(arn) {
+	if d.cfg.STS.Endpoints[region].Compatible || d.endpoint.URL != "" || d.getenv("AWS_ENDPOINT_URL_STS") != "" || awsRoleARN().MatchString(arn) {
 		return nil
 	}
 	return fmt.Errorf("role_arn %s is not the ARN of a role: it looks like arn:aws:iam::123456789012:role/NAME", oneLine(arn))

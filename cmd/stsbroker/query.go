@@ -85,6 +85,9 @@ func (l local) KeyInfo(ctx context.Context, name, profile string) (control.KeyIn
 	out := control.KeyInfo{Name: key, KeyID: m.AccessKeyID, Custody: l.cfg.Keys[key].Custody}
 	if ofProfile, ok := strings.CutPrefix(key, custody.ProfileKey("")); ok {
 		out.Name, out.Custody = ofProfile, "profile"
+		if strings.HasPrefix(ofProfile, "(") { // no profile's name; see environmentKey
+			out.Custody = custodyEnv
+		}
 	}
 	site := awssts.Site{Region: l.cfg.STS.Region}
 	for _, p := range l.catalog.profiles {

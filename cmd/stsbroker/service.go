@@ -200,15 +200,11 @@ func (l local) standing(ctx context.Context, profile string) (control.Profile, e
 	return st.Profiles[0], nil
 }
 
-// Login implements control.Service. What is minted for each exec alone is left
-// alone: the login is for its source.
+// Login implements control.Service.
 func (l local) Login(ctx context.Context, profile, code string) (control.Profile, error) {
-	waits := profile
-	if p, _ := l.definition(profile); p.Once {
-		waits = cmp.Or(p.Parent.Profile, profile)
-	}
-	a, err := l.ask(waits)
+	a, err := l.ask(profile)
 	if err == nil {
+		a.Caller.Exec = true // a login is given, and nothing is handed out
 		_, err = l.broker.Login(ctx, a, broker.NewSecret(code))
 	}
 	if err != nil {

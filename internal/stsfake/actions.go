@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
@@ -53,14 +54,14 @@ var actions = map[string]action{
 	"GetCallerIdentity": {run: (*request).getCallerIdentity},
 }
 
-var member = regexp.MustCompile(`\.member\.([1-9][0-9]*)(\.|$)`)
+var member = lazy(`\.member\.([1-9][0-9]*)(\.|$)`)
 
 // known refuses what would be ignored otherwise: parameters that the action
 // does not have, that are given twice, and list members after a gap.
 func (q *request) known(act action) error {
 	for name, values := range q.form {
 		pattern, gap := name, false
-		if m := member.FindStringSubmatchIndex(name); m != nil {
+		if m := member().FindStringSubmatchIndex(name); m != nil {
 			pattern = name[:m[2]] + "N" + name[m[3]:]
 			n, _ := strconv.Atoi(name[m[2]:m[3]])
 			gap = n > 1 && !q.has(name[:m[2]]+strconv.Itoa(n-1))
@@ -146,7 +147,7 @@ func (q *request) getCallerIdentity() (any, error) {
 
 func (q *request) getAccessKeyInfo() (any, error) {
 	id := q.form.Get("AccessKeyId")
-	if err := q.check("AccessKeyId", 16, 128, wordChars); err != nil {
+	if err := q.check("AccessKeyId", 16, 128, wordChars()); err != nil {
 		return nil, err
 	}
 	account := accountOf(id)
@@ -161,10 +162,10 @@ func (q *request) getAccessKeyInfo() (any, error) {
 
 // Characters that parameters may have, by the API's model.
 var (
-	wordChars     = regexp.MustCompile(`^\w*$`)
-	nameChars     = regexp.MustCompile(`^[\w+=,.@-]*$`)
-	externalChars = regexp.MustCompile(`^[\w+=,.@:/-]*$`)
-	digits        = regexp.MustCompile(`^[0-9]*$`)
+	wordChars     = lazy(`^\w*$`)
+	nameChars     = lazy(`^[\w+=,.@-]*$`)
+	externalChars = lazy(`^[\w+=,.@:/-]*$`)
+	digits        = lazy(`^[0-9]*$`)
 )
 
 // check holds a parameter, if it was sent, against length and characters.
@@ -221,3 +222,9 @@ func constraint(value, name, rule string) error {
 
 // field is a parameter as error messages name it.
 func field(name string) string { return strings.ToLower(name[:1]) + name[1:] }
+
+// lazy compiles an expression at its first use: the program that holds the demo
+// is a daemon nearly all the time.
+func lazy(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}

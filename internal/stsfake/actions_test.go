@@ -490,7 +490,7 @@ func TestFederation(t *testing.T) {
 		out, err := w.user.GetFederationToken(ctx, &sts.GetFederationTokenInput{Name: &name})
 		if errorCode(err) != code {
 			t.Errorf("%q: %v", name, err)
-		} else if err == nil && (*out.FederatedUser.Arn != "arn:aws:sts::123456789012:federated-user/"+name || *out.FederatedUser.FederatedUserId != "123456789012:"+name || out.PackedPolicySize != nil) {
+		} else if err == nil && (*out.FederatedUser.Arn != "arn:aws:sts::123456789012:federated-user/"+name || *out.FederatedUser.FederatedUserId != "123456789012:"+name || out.PackedPolicySize != nil) { //nolint:staticcheck // deprecated in the SDK, and answered by AWS
 			t.Errorf("%q is %v", name, out)
 		}
 	}

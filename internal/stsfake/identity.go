@@ -67,7 +67,7 @@ func (s *Server) AccessToken(provider, subject string, life time.Duration) strin
 // readIdentity checks the token of AssumeRoleWithWebIdentity.
 func (q *request) readIdentity() (c claims, err error) {
 	token, provider := q.form.Get("WebIdentityToken"), q.form.Get("ProviderId")
-	ok := false
+	var ok bool
 	switch {
 	case provider == "":
 		c, ok = q.readIdentityToken(token)
@@ -91,7 +91,7 @@ func (q *request) readIdentity() (c claims, err error) {
 const sourceRule = `Source Identity must match [a-zA-Z_0-9+=,.@-]{2,64} and not begin with "aws:"`
 
 // goodSource: the prefix aws: needs no look of its own, a colon is no character of it.
-func goodSource(v string) bool { return constrain("", v, 2, 64, nameChars) == nil }
+func goodSource(v string) bool { return constrain("", v, 2, 64, nameChars()) == nil }
 
 func badToken(message string) error { return fail(400, "InvalidIdentityToken", message) }
 

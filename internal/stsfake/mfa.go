@@ -58,10 +58,10 @@ func hotp(seed []byte, counter uint64) string {
 
 // mfa reports whether the call came with a good code. No code at all is no error.
 func (q *request) mfa() (bool, error) {
-	if err := q.check("SerialNumber", 9, 256, externalChars); err != nil {
+	if err := q.check("SerialNumber", 9, 256, externalChars()); err != nil {
 		return false, err
 	}
-	if err := q.check("TokenCode", 6, 6, digits); err != nil {
+	if err := q.check("TokenCode", 6, 6, digits()); err != nil {
 		return false, err
 	}
 	serial, code := q.form.Get("SerialNumber"), q.form.Get("TokenCode")

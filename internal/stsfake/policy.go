@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -18,10 +17,10 @@ const (
 )
 
 var (
-	policyChars   = regexp.MustCompile(`^[\x{0009}\x{000A}\x{000D}\x{0020}-\x{00FF}]+$`)
-	policyARN     = regexp.MustCompile(`^arn:aws[\w-]*:iam::(aws|\d{12}):policy/([\w+=,.@/-]+)$`)
-	tagKeyChars   = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]+$`)
-	tagValueChars = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$`)
+	policyChars   = lazy(`^[\x{0009}\x{000A}\x{000D}\x{0020}-\x{00FF}]+$`)
+	policyARN     = lazy(`^arn:aws[\w-]*:iam::(aws|\d{12}):policy/([\w+=,.@/-]+)$`)
+	tagKeyChars   = lazy(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]+$`)
+	tagValueChars = lazy(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$`)
 )
 
 type tag struct{ Key, Value string }
@@ -59,10 +58,10 @@ func mergeTags(given []tag, transitive []string, inherited map[string]tag) (t se
 	t.transitive = map[string]tag{}
 	keys := map[string]tag{}
 	for i, g := range given {
-		if err := constrain(fmt.Sprintf("tags.%d.member.key", i+1), g.Key, 1, 128, tagKeyChars); err != nil {
+		if err := constrain(fmt.Sprintf("tags.%d.member.key", i+1), g.Key, 1, 128, tagKeyChars()); err != nil {
 			return t, err
 		}
-		if err := constrain(fmt.Sprintf("tags.%d.member.value", i+1), g.Value, 0, 256, tagValueChars); err != nil {
+		if err := constrain(fmt.Sprintf("tags.%d.member.value", i+1), g.Value, 0, 256, tagValueChars()); err != nil {
 			return t, err
 		}
 		low := strings.ToLower(g.Key)
@@ -96,7 +95,7 @@ func mergeTags(given []tag, transitive []string, inherited map[string]tag) (t se
 func (q *request) pack(g *grant) error {
 	size := 0
 	if q.form.Has("Policy") {
-		if err := q.check("Policy", 1, maxPolicy, policyChars); err != nil {
+		if err := q.check("Policy", 1, maxPolicy, policyChars()); err != nil {
 			return err
 		}
 		var compact bytes.Buffer
@@ -115,7 +114,7 @@ func (q *request) pack(g *grant) error {
 			return err
 		}
 		// Managed by AWS, or of the account of the session.
-		m := policyARN.FindStringSubmatch(arn)
+		m := policyARN().FindStringSubmatch(arn)
 		if m == nil || m[1] != "aws" && m[1] != g.account {
 			return invalid(arn + " is invalid")
 		}

@@ -135,10 +135,10 @@ func TestAssumeRoleInputs(t *testing.T) {
 
 	// The answer says how much of the space was used; nothing when nothing was packed.
 	out, err := assume(w.user, tags(tagsOf("key0", strings.Repeat("v", 252), "key1", strings.Repeat("v", 252))))
-	if err != nil || aws.ToInt32(out.PackedPolicySize) != 50 {
+	if err != nil || aws.ToInt32(out.PackedPolicySize) != 50 { //nolint:staticcheck // as above
 		t.Errorf("packed size of 512 bytes: %v, %v", out, err)
 	}
-	if out, err = assume(w.user, nil); err != nil || out.PackedPolicySize != nil || out.SourceIdentity != nil {
+	if out, err = assume(w.user, nil); err != nil || out.PackedPolicySize != nil || out.SourceIdentity != nil { //nolint:staticcheck // as above
 		t.Errorf("got %v, %v", out, err)
 	}
 	// Typed as the SDK knows them.
@@ -162,7 +162,7 @@ func TestChains(t *testing.T) {
 		}
 	}
 	out, err := assume(first, to(hop, nil))
-	if err != nil || aws.ToString(out.SourceIdentity) != "ana" || aws.ToInt32(out.PackedPolicySize) != 20 {
+	if err != nil || aws.ToString(out.SourceIdentity) != "ana" || aws.ToInt32(out.PackedPolicySize) != 20 { //nolint:staticcheck // as above
 		t.Fatalf("second link: %+v, %v", out, err)
 	}
 	second := w.with(out.Credentials)

@@ -2,13 +2,12 @@ package stsfake
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 )
 
-var roleARN = regexp.MustCompile(`^arn:aws[\w-]*:iam::(\d{12}):role/(?:[\w+=,.@/-]*/)?([\w+=,.@-]+)$`)
+var roleARN = lazy(`^arn:aws[\w-]*:iam::(\d{12}):role/(?:[\w+=,.@/-]*/)?([\w+=,.@-]+)$`)
 
 const chainLimit = time.Hour
 
@@ -17,7 +16,7 @@ func (q *request) assumeRole() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := q.check("ExternalId", 2, 1224, externalChars); err != nil {
+	if err := q.check("ExternalId", 2, 1224, externalChars()); err != nil {
 		return nil, err
 	}
 	given, err := q.tags()
@@ -101,10 +100,10 @@ type grant struct {
 
 // roleInput checks what all ways to assume a role have in common.
 func (q *request) roleInput(name, at string) (g grant, err error) {
-	if err := constrain(at, name, 2, 64, nameChars); err != nil {
+	if err := constrain(at, name, 2, 64, nameChars()); err != nil {
 		return g, err
 	}
-	m := roleARN.FindStringSubmatch(q.call.Target)
+	m := roleARN().FindStringSubmatch(q.call.Target)
 	if m == nil {
 		return g, invalid(q.call.Target + " is invalid")
 	}
@@ -124,7 +123,7 @@ func (q *request) grantRole(role Role, g grant) (*roleResult, error) {
 	if !g.ends.IsZero() {
 		g.life = min(g.life, g.ends.Sub(q.now))
 	}
-	name := roleARN.FindStringSubmatch(role.ARN)[2] // the path is dropped, as AWS does
+	name := roleARN().FindStringSubmatch(role.ARN)[2] // the path is dropped, as AWS does
 	partition := strings.Split(role.ARN, ":")[1]
 	if q.fault.Kind == FaultWrongRole {
 		name = "somebody-else"
@@ -160,7 +159,7 @@ func (q *request) trusted(r Role) bool {
 // signs: once set, it stays the same along a chain.
 func (q *request) sourceIdentity() (string, error) {
 	asked, set := q.form.Get("SourceIdentity"), q.caller.SourceIdentity
-	if err := q.check("SourceIdentity", 2, 64, nameChars); err != nil {
+	if err := q.check("SourceIdentity", 2, 64, nameChars()); err != nil {
 		return "", err
 	}
 	if set != "" && asked != "" && asked != set {

@@ -1,13 +1,12 @@
 package stsfake
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 )
 
-var rootTarget = regexp.MustCompile(`^(?:arn:aws:iam::)?(\d{12})(?::root)?$`)
+var rootTarget = lazy(`^(?:arn:aws:iam::)?(\d{12})(?::root)?$`)
 
 const taskPolicy = "arn:aws:iam::aws:policy/root-task/"
 
@@ -22,7 +21,7 @@ func (q *request) assumeRoot() (any, error) {
 	if err := q.check("TargetPrincipal", 12, 2048, nil); err != nil {
 		return nil, err
 	}
-	target := rootTarget.FindStringSubmatch(q.call.Target)
+	target := rootTarget().FindStringSubmatch(q.call.Target)
 	if target == nil || strings.HasPrefix(q.call.Target, "arn:") != strings.HasSuffix(q.call.Target, ":root") {
 		return nil, invalid(q.call.Target + " is invalid")
 	}
@@ -53,7 +52,7 @@ func (s *Server) knowsAccount(account string) bool {
 		return true
 	}
 	for arn := range s.roles {
-		if m := roleARN.FindStringSubmatch(arn); m != nil && m[1] == account {
+		if m := roleARN().FindStringSubmatch(arn); m != nil && m[1] == account {
 			return true
 		}
 	}

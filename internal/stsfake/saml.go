@@ -7,7 +7,6 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -22,8 +21,8 @@ const (
 )
 
 var (
-	providerARN = regexp.MustCompile(`^arn:aws[\w-]*:iam::(\d{12}):saml-provider/([\w._-]+)$`)
-	recipient   = regexp.MustCompile(`^https://(?:[a-z0-9-]+\.)?(?:signin\.aws\.amazon\.com|signin\.amazonaws\.cn|signin\.amazonaws-us-gov\.com)/saml$`)
+	providerARN = lazy(`^arn:aws[\w-]*:iam::(\d{12}):saml-provider/([\w._-]+)$`)
+	recipient   = lazy(`^https://(?:[a-z0-9-]+\.)?(?:signin\.aws\.amazon\.com|signin\.amazonaws\.cn|signin\.amazonaws-us-gov\.com)/saml$`)
 )
 
 // AddSAMLProvider makes a SAML provider of IAM. verify judges the signature of
@@ -171,7 +170,7 @@ func (q *request) assumeRoleWithSAML() (any, error) {
 		return nil, err
 	}
 	provider := q.form.Get("PrincipalArn")
-	m := providerARN.FindStringSubmatch(provider)
+	m := providerARN().FindStringSubmatch(provider)
 	if m == nil {
 		return nil, invalid(provider + " is invalid")
 	}
@@ -204,7 +203,7 @@ func (q *request) assumeRoleWithSAML() (any, error) {
 		return nil, expired("Token must be redeemed within 5 minutes of issuance")
 	case q.now.Before(a.Conditions.NotBefore):
 		return nil, badToken("Response is not valid yet")
-	case !recipient.MatchString(confirmed.Recipient):
+	case !recipient().MatchString(confirmed.Recipient):
 		return nil, badToken("Response does not contain the required recipient")
 	}
 
@@ -226,7 +225,7 @@ func (q *request) assumeRoleWithSAML() (any, error) {
 	switch {
 	case one("RoleSessionName") == "":
 		return nil, badToken("RoleSessionName is required in AuthnResponse")
-	case constrain("", one("RoleSessionName"), 2, 64, nameChars) != nil:
+	case constrain("", one("RoleSessionName"), 2, 64, nameChars()) != nil:
 		return nil, badToken("RoleSessionName in AuthnResponse must match [a-zA-Z_0-9+=,.@-]{2,64}")
 	case one("SourceIdentity") != "" && !goodSource(one("SourceIdentity")):
 		return nil, badToken(sourceRule)

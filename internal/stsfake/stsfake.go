@@ -195,7 +195,7 @@ func (s *Server) AddRole(r Role) {
 	s.roles[r.ARN] = r
 }
 
-// AddMember makes an account (12 digits) of the organization that [Account]
+// AddMember makes an account (12 digits()) of the organization that [Account]
 // manages: AssumeRoot may enter it.
 func (s *Server) AddMember(account string) {
 	s.mu.Lock()

@@ -1,7 +1,6 @@
 package stsfake
 
 import (
-	"regexp"
 	"strings"
 	"time"
 )
@@ -23,7 +22,7 @@ func (q *request) getFederationToken() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := q.check("Name", 2, 32, nameChars); err != nil {
+	if err := q.check("Name", 2, 32, nameChars()); err != nil {
 		return nil, err
 	}
 	given, err := q.tags()
@@ -69,7 +68,7 @@ type tradeIn struct {
 	Expires   time.Time
 }
 
-var principalARN = regexp.MustCompile(`^arn:aws[\w-]*:(?:iam|sts)::(\d{12}):(role|user|assumed-role)/`)
+var principalARN = lazy(`^arn:aws[\w-]*:(?:iam|sts)::(\d{12}):(role|user|assumed-role)/`)
 
 // TradeInToken returns a token that GetDelegatedAccessToken exchanges, once or
 // more, for an hour's credentials of the principal: the ARN of a role, of a
@@ -84,7 +83,7 @@ func (q *request) getDelegatedAccessToken() (any, error) {
 		return nil, denied("The trade-in token is invalid.")
 	}
 	q.call.Target = t.Principal
-	m := principalARN.FindStringSubmatch(t.Principal)
+	m := principalARN().FindStringSubmatch(t.Principal)
 	switch {
 	case !q.now.Before(t.Expires):
 		return nil, fail(400, "ExpiredTradeInTokenException", "The trade-in token is expired.")
