@@ -413,9 +413,17 @@ func TestNobodyForgesALogLine(t *testing.T) {
 
 func TestLongTextIsCut(t *testing.T) {
 	o, logs := recorded()
-	o.Observe(broker.Event{Kind: broker.EventMintFailed, Err: &broker.Error{Cause: errors.New(strings.Repeat("é", 1<<20))}})
-	if got := logs.All()[0].ContextMap()["cause"].(string); len(got) > 2100 {
-		t.Errorf("%d bytes of cause", len(got))
+	long := strings.Repeat("é", 1<<20)
+	o.Observe(broker.Event{Kind: broker.EventMintFailed, Err: &broker.Error{Public: long, Code: long, Cause: errors.New(long)}})
+	for field, most := range map[string]int{"error": 2100, "code": 2100, "cause": mostCause + 100} {
+		if got := logs.All()[0].ContextMap()[field].(string); len(got) > most || len(got) < most-200 {
+			t.Errorf("%d bytes of %s", len(got), field)
+		}
+	}
+	encoded := "Encoded authorization failure message: " + strings.Repeat("A", 10_240)
+	o.Observe(broker.Event{Kind: broker.EventMintFailed, Profile: "other", Err: &broker.Error{Cause: errors.New("refused; " + encoded)}})
+	if got := logs.All()[1].ContextMap()["cause"].(string); !strings.HasSuffix(got, encoded) {
+		t.Error("an encoded message is cut, so nobody can decode it")
 	}
 }
 
