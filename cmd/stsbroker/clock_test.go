@@ -89,6 +89,54 @@ func TestWallClock(t *testing.T) {
 	}
 }
 
+// TestHostClockOff starts the shipped program on a host whose clock is wrong, as
+// STS would not take its signatures: what it serves is good, and advertised on
+// the host's clock for as long as it really lives.
+func TestHostClockOff(t *testing.T) {
+	binary := patchedBinary(t)
+	for _, off := range []time.Duration{20 * time.Minute, -20 * time.Minute} {
+		t.Run(off.String(), func(t *testing.T) {
+			fake := stsfake.New()
+			run, err := fake.Start("127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = run.Close() })
+			r := newRig(t, binary, run.URL, "", fake, 1)
+			clock := filepath.Join(r.home, "clock")
+			if err := os.WriteFile(clock, fmt.Append(nil, int64(off/time.Second)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r.env = append(r.env, "TEST_WALL_CLOCK="+clock)
+			_, stop := r.serve(t)
+			t.Cleanup(stop)
+			r.wait(t)
+			token := r.token(t, 1)
+			for n := 1; n <= 2; n++ {
+				left, really := servedLeft(t, r, run.URL, token, "p0", off)
+				if left < 55*time.Minute || left > time.Hour || really != nil {
+					t.Errorf("set %d: advertised for another %v, STS says %v", n, left, really)
+				}
+				t.Logf("set %d: advertised for another %v of the hour that it was granted for, and STS accepts it", n, left.Round(time.Second))
+				refresh := exec.Command(binary, "refresh", "p0")
+				refresh.Env = r.env
+				if out, err := refresh.CombinedOutput(); err != nil {
+					t.Fatalf("refresh: %v\n%s", err, out)
+				}
+			}
+			refused := 0
+			for _, c := range fake.Calls() {
+				if c.Code != "" {
+					refused++
+				}
+			}
+			if refused != 1 || fake.Mints() != 3 {
+				t.Errorf("%d calls were refused, %d minted; want the first one refused, and none after", refused, fake.Mints())
+			}
+		})
+	}
+}
+
 // servedLeft asks the door, and STS whether it accepts what was served. left is
 // on the moved clock of the program.
 func servedLeft(t *testing.T, r *rig, url, token, profile string, moved time.Duration) (left time.Duration, really error) {

@@ -112,8 +112,10 @@ func TestLossOfTheFirstRegion(t *testing.T) {
 		}
 
 		b.set(first, true)
-		if took := arrives("cold"); took > timeout*3/2+time.Second {
-			t.Errorf("the first credential came after %v, want at most %v", took, timeout*3/2+time.Second)
+		took := arrives("cold")
+		t.Logf("the first credential came after %v; the figure is %v", took, timeout*3/2+time.Second)
+		if took > timeout*3/2+time.Second {
+			t.Error("too late")
 		}
 		b.lastSeen()
 		if took := arrives("colder"); took != 0 || slices.Contains(b.lastSeen(), first) {
