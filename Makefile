@@ -51,7 +51,7 @@ bench: ## print the figures: ratios beside a bare net/http handler, allocations,
 
 .PHONY: test-clock
 test-clock: ## move the wall clock of the whole program, as a suspend does (rebuilds the standard library)
-	go test -tags clock -run TestWallClock -count=1 -v -timeout 10m ./cmd/stsbroker
+	go test -tags clock -run 'TestWallClock|TestHostClockOff' -count=1 -v -timeout 10m ./cmd/stsbroker
 
 .PHONY: conformance
 conformance: ## install and run real STS servers and real AWS clients on loopback (Debian, root, some minutes)
