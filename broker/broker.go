@@ -130,14 +130,7 @@ func (b *Broker) Refresh(ctx context.Context, a Ask) (*Set, error) {
 	for p := e.parent; p != nil; p = p.parent {
 		b.lease(p).retry()
 	}
-	l := b.lease(e)
-	l.touch(time.Now())
-	joined := l.minting.Load() // a call that began earlier may fail of what is mended now
-	until := time.Now().Add(a.Patience)
-	set, err := l.await(ctx, a.Patience, &force{})
-	if left := time.Until(until); err != nil && joined && left > 0 && ctx.Err() == nil {
-		set, err = l.await(ctx, left, &force{})
-	}
+	set, err := b.lease(e).insist(ctx, a.Patience, &force{})
 	if err != nil {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
 	}
@@ -157,9 +150,7 @@ func (b *Broker) Login(ctx context.Context, a Ask, code Secret) (*Set, error) {
 	if t == nil {
 		return nil, b.refuse(a, (&Error{Kind: KindConfig, Public: "it needs no login: nothing on its way asks a person for a code"}).forProfile(a.Profile))
 	}
-	l := b.lease(t)
-	l.touch(time.Now())
-	set, err := l.await(ctx, a.Patience, &force{code})
+	set, err := b.lease(t).insist(ctx, a.Patience, &force{code})
 	if err != nil {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
 	}

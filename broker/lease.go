@@ -35,7 +35,7 @@ type lease struct {
 	mu     sync.Mutex
 	next   *flight // whose result callers wait for; nil when nobody does and no mint runs
 	forced bool
-	code   Secret // of an MFA device, for the next mint alone
+	login  *force // whose code the next mint takes; nil for none
 	loaded bool   // the store was asked
 	tries
 }
@@ -99,7 +99,27 @@ func (l *lease) overdue(set *Set, now time.Time) bool {
 }
 
 // force is a person's wish that a mint be made now.
-type force struct{ code Secret }
+type force struct {
+	code Secret // of an MFA device, zero for none
+}
+
+// insist waits for a mint that began after it was called: one that began earlier
+// may fail of what is mended now. What is left of a code is forgotten.
+func (l *lease) insist(ctx context.Context, patience time.Duration, f *force) (*Set, error) {
+	l.touch(time.Now())
+	joined := l.minting.Load()
+	until := time.Now().Add(patience)
+	set, err := l.await(ctx, patience, f)
+	if left := time.Until(until); err != nil && joined && left > 0 && ctx.Err() == nil {
+		set, err = l.await(ctx, left, f)
+	}
+	l.mu.Lock()
+	if l.login == f {
+		l.login = nil
+	}
+	l.mu.Unlock()
+	return set, err
+}
 
 // await makes sure that somebody works on the lease, and waits for that only
 // if there is nothing to hand out, or if renewal should long have begun and has
@@ -135,7 +155,10 @@ func (l *lease) await(ctx context.Context, patience time.Duration, must *force) 
 		return set, nil
 	}
 	if must != nil {
-		l.forced, l.code = l.forced || !l.minting.Load(), must.code
+		l.forced = l.forced || !l.minting.Load()
+		if !must.code.IsZero() {
+			l.login = must
+		}
 	}
 	f := l.flightLocked()
 	l.waiters.Add(1)
@@ -252,8 +275,11 @@ func (l *lease) loop() {
 			return
 		case actMint:
 			l.minting.Store(true)
-			code := l.code
-			l.forced, l.code, l.began = false, Secret{}, time.Now()
+			var code Secret
+			if l.login != nil {
+				code = l.login.code
+			}
+			l.forced, l.login, l.began = false, nil, time.Now()
 			l.flightLocked()
 			l.mu.Unlock()
 			set, err := l.mint(code)

@@ -237,3 +237,50 @@ func TestExpiredSourceIsRenewedFirst(t *testing.T) {
 		}
 	})
 }
+
+// Two people log in at once: a wrong code does not spoil the other's, and no code
+// is ever used for a mint that nobody meant it for.
+func TestTwoLogins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &issuer{name: "base", life: 12 * time.Hour, delay: 2 * time.Second}
+		var codes []string
+		i.hook = func(_ context.Context, in MintInput) {
+			codes = append(codes, in.Code.Reveal())
+			i.fail.Store(nil)
+			if in.Code.Reveal() != "222222" {
+				i.fail.Store(&Error{Kind: KindDenied, Public: "wrong code"})
+			}
+		}
+		p := profile(i)
+		p.MFA = "GAHT12345678"
+		b := run(t, p)
+		login := func(code string) error {
+			_, err := b.Login(t.Context(), Ask{Profile: "base", Patience: time.Minute}, NewSecret(code))
+			return err
+		}
+		done := make(chan error)
+		go func() { done <- login("111111") }()
+		time.Sleep(time.Second) // the first one's call is under way
+		if err := login("222222"); err != nil {
+			t.Errorf("a good code beside a wrong one: %v", err)
+		}
+		if err := <-done; kindOf(err) != KindDenied {
+			t.Errorf("the wrong one: %v", err)
+		}
+		// Joining a login that succeeds leaves a code over, which must not be kept.
+		go func() { done <- login("222222") }()
+		time.Sleep(time.Second)
+		if err := login("333333"); err != nil {
+			t.Errorf("a login that joined: %v", err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if _, err := b.Refresh(t.Context(), Ask{Profile: "base", Patience: time.Minute}); err == nil {
+			t.Error("a refresh without a code")
+		}
+		if got := strings.Join(codes, " "); got != "111111 222222 222222 " {
+			t.Errorf("STS got %q", got)
+		}
+	})
+}
