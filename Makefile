@@ -57,6 +57,10 @@ test-clock: ## move the wall clock of the whole program, as a suspend does (rebu
 conformance: ## install and run real STS servers and real AWS clients on loopback (Debian, root, some minutes)
 	go test -tags conformance -count=1 -v -timeout 20m ./internal/conformance
 
+.PHONY: conformance-all
+conformance-all: ## the same with moto, fakecloud and a SAML provider; writes docs/sts.md (needs cargo; builds for up to ten minutes)
+	go test -tags conformance -count=1 -v -timeout 40m ./internal/conformance -everything -matrix='$(CURDIR)/docs/sts.md'
+
 # FUZZSKIP leaves targets out. CI leaves out the search for differences from the
 # SDK: what that finds in five seconds is chance, and make test deals it 1,500
 # pairs of files from a fixed seed.

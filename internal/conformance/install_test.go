@@ -25,8 +25,12 @@ import (
 // in clients/boto3/requirements.txt and clients/go/go.mod. The newest AWS CLI
 // that Debian has and Ceph are Debian's to pin.
 const (
-	minioModule = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
-	nodeMajor   = 20 // what the JavaScript SDK asks for at least
+	minioModule   = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
+	versityModule = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
+	nodeMajor     = 20 // what the JavaScript SDK asks for at least
+
+	fakecloudCrate = "fakecloud@0.51.0"
+	fakecloudBuild = 10 * time.Minute // what it may take
 )
 
 var cephPrograms = []string{"ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin"}
@@ -42,9 +46,13 @@ type piece struct {
 type kit struct {
 	stsbroker string // the binary under test, built from this tree
 
-	ceph, minio piece // servers
-	issuer      piece // folder of the OpenID Connect issuer
-	node        piece
+	ceph, minio, versity piece // servers
+	issuer               piece // folder of the OpenID Connect issuer
+	faketime             piece // the library that moves a server's clock
+	moto, fakecloud      piece // servers, of make conformance-all
+	saml                 piece // folder of the SAML identity provider
+	xmlsec1              piece
+	node                 piece
 
 	boto3, awscli, js, gosdk piece // clients
 }
@@ -83,16 +91,27 @@ func install(t *testing.T) kit {
 	in := newInstaller(t)
 	var k kit
 	var wg sync.WaitGroup
-	wg.Go(func() { k.minio = in.minio() })
+	wg.Go(func() {
+		k.minio, k.versity = in.goServer("minio", minioModule), in.goServer("versitygw", versityModule)
+	})
 	wg.Go(func() { k.gosdk = in.goClient() })
 	wg.Go(func() {
 		aptErr := in.debianPackages() // first: it may bring what the others need
-		k.ceph, k.awscli, k.node = in.ceph(aptErr), in.awscli(aptErr), in.node()
+		k.ceph, k.awscli, k.node, k.faketime = in.ceph(aptErr), in.awscli(aptErr), in.node(), in.faketime(aptErr)
 		k.boto3 = in.boto3(aptErr)
 		k.js = in.npm("client", "clients/js", k.node, "@aws-sdk/client-s3")
 		k.issuer = in.npm("issuer", "issuer", k.node, "oidc-provider")
+		if *everything {
+			k.moto = in.python("moto", "moto/requirements.txt", "moto", aptErr)
+			k.moto.path = filepath.Join(filepath.Dir(k.moto.path), "moto_server")
+			k.saml = in.npm("saml", "saml", k.node, "saml")
+			k.xmlsec1 = in.xmlsec1(aptErr)
+		}
 	})
 	wg.Wait()
+	if *everything {
+		k.fakecloud = in.fakecloud() // alone: it takes all processors for minutes
+	}
 
 	k.stsbroker = filepath.Join(tempDir(t), "stsbroker")
 	build := in.command(in.repo, "go", "build", "-o", k.stsbroker, "./cmd/stsbroker")
@@ -172,8 +191,8 @@ func do(cmds ...*exec.Cmd) error {
 	return nil
 }
 
-// debianPackages installs what is missing of Ceph, the AWS CLI and Python's
-// venv, where there is an apt-get and we are root.
+// debianPackages installs what is missing of Ceph, the AWS CLI, faketime and
+// Python's venv, where there is an apt-get and we are root.
 func (in installer) debianPackages() error {
 	var packages []string
 	if missing(cephPrograms) != nil {
@@ -181,6 +200,12 @@ func (in installer) debianPackages() error {
 	}
 	if _, _, err := findAWSCLI(in.t.Context()); err != nil {
 		packages = append(packages, "awscli")
+	}
+	if _, err := findFaketime(); err != nil {
+		packages = append(packages, "libfaketime")
+	}
+	if *everything && missing([]string{"xmlsec1"}) != nil {
+		packages = append(packages, "xmlsec1")
 	}
 	if exec.Command("python3", "-c", "import ensurepip").Run() != nil {
 		packages = append(packages, "python3-venv")
@@ -233,14 +258,37 @@ func (in installer) ceph(aptErr error) piece {
 	return piece{version: firstMatch(`ceph version (\S+)`, out), err: err}
 }
 
-func (in installer) minio() piece {
-	dir, err := in.once("minio", []string{minioModule}, func(dir string) error {
-		cmd := in.command(dir, "go", "install", minioModule)
+// goServer installs the program that a module's version names.
+func (in installer) goServer(name, module string) piece {
+	dir, err := in.once(name, []string{module}, func(dir string) error {
+		cmd := in.command(dir, "go", "install", module)
 		cmd.Env = append(cmd.Env, "GOBIN="+dir, "CGO_ENABLED=0")
 		return do(cmd)
 	})
-	_, version, _ := strings.Cut(minioModule, "@")
-	return piece{filepath.Join(dir, "minio"), version, err}
+	_, version, _ := strings.Cut(module, "@")
+	return piece{filepath.Join(dir, name), version, err}
+}
+
+// faketime finds the library that moves the clock of what preloads it.
+func (in installer) faketime(aptErr error) piece {
+	path, err := findFaketime()
+	if err != nil {
+		err = because(err, aptErr)
+	}
+	return piece{path: path, err: err}
+}
+
+// findFaketime returns the library for programs with threads, of whatever
+// architecture Debian was installed for.
+func findFaketime() (string, error) {
+	found, err := filepath.Glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+	if err == nil && len(found) == 0 {
+		err = errors.New("libfaketimeMT.so.1 not found")
+	}
+	if err != nil {
+		return "", err
+	}
+	return found[0], nil
 }
 
 func (in installer) goClient() piece {
@@ -257,8 +305,13 @@ func (in installer) goClient() piece {
 }
 
 func (in installer) boto3(aptErr error) piece {
-	const requirements = "clients/boto3/requirements.txt"
-	dir, err := in.once("client-boto3", []string{requirements}, func(dir string) error {
+	return in.python("client-boto3", "clients/boto3/requirements.txt", "boto3", aptErr)
+}
+
+// python installs what a requirements file pins into an environment of its
+// own. The path is that of its interpreter.
+func (in installer) python(name, requirements, main string, aptErr error) piece {
+	dir, err := in.once(name, []string{requirements}, func(dir string) error {
 		pinned, err := filepath.Abs(requirements)
 		if err != nil {
 			return err
@@ -270,7 +323,42 @@ func (in installer) boto3(aptErr error) piece {
 		return piece{err: because(err, aptErr)}
 	}
 	pins, err := os.ReadFile(requirements)
-	return piece{filepath.Join(dir, "venv", "bin", "python"), firstMatch(`boto3==(\S+)`, pins), err}
+	return piece{filepath.Join(dir, "venv", "bin", "python"), firstMatch(`(?m)^`+main+`==(\S+)`, pins), err}
+}
+
+func (in installer) xmlsec1(aptErr error) piece {
+	path, err := exec.LookPath("xmlsec1")
+	if err != nil {
+		return piece{err: because(err, aptErr)}
+	}
+	out, err := exec.CommandContext(in.t.Context(), path, "--version").Output()
+	return piece{path, firstMatch(`xmlsec1 (\S+)`, out), err}
+}
+
+// fakecloud builds the crate, without optimization and with nothing in it to
+// debug, which is a third of the work. What was compiled of it stays when the
+// time is over, so that another run goes on from there.
+func (in installer) fakecloud() piece {
+	dir, err := in.once("fakecloud", []string{fakecloudCrate}, func(dir string) error {
+		if err := missing([]string{"cargo"}); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(in.t.Context(), fakecloudBuild)
+		defer cancel()
+		target := filepath.Join(in.cache, "fakecloud-target")
+		cmd := in.command(dir, "cargo", "install", fakecloudCrate, "--locked", "--debug", "--root", dir, "--target-dir", target,
+			"--config", "profile.dev.debug=0", "--config", "profile.dev.opt-level=0", "--config", "profile.dev.strip=true")
+		build := exec.CommandContext(ctx, cmd.Path, cmd.Args[1:]...)
+		build.Dir, build.Env = cmd.Dir, cmd.Env
+		if err := do(build); ctx.Err() != nil {
+			return fmt.Errorf("it does not build within %v; the next run goes on with it", fakecloudBuild)
+		} else if err != nil {
+			return err
+		}
+		return os.RemoveAll(target)
+	})
+	_, version, _ := strings.Cut(fakecloudCrate, "@")
+	return piece{filepath.Join(dir, "bin", "fakecloud"), version, err}
 }
 
 // node finds Node.js, which Debian 12 has only in a version too old.

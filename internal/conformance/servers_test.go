@@ -5,13 +5,17 @@ package conformance
 import (
 	"context"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
 	"net/url"
 	"os"
@@ -37,6 +41,9 @@ const (
 	minioRegion = "eu-west-1"
 )
 
+// hour is one in seconds, as STS counts.
+const hour = 3600
+
 // keyPair is a long-term key of a server's user.
 type keyPair struct{ id, secret string }
 
@@ -50,25 +57,39 @@ type server struct {
 	region   string
 	key      keyPair // of a user who may mint
 	role     string  // ARN of a role that the key may assume, lists the bucket
+	longRole string  // ARN of one that grants twelve hours
 	closed   string  // ARN of a role whose trust policy refuses the key
-	webRole  string  // ARN of a role for web identities
+
+	webRole   string // ARN of a role for web identities
+	webClosed string // ARN of a role whose trust policy refuses them
+
+	ahead time.Duration // how far its clock is moved
 }
 
 // newSecret returns a secret access key that can be looked for in logs.
 func newSecret() string { return "canary" + rand.Text() + rand.Text()[:8] }
 
+// cluster is a Ceph cluster, which any number of gateways may serve.
+type cluster struct {
+	dir    string
+	server // of its first gateway
+}
+
 // startRGW starts a Ceph cluster of one monitor, one OSD in memory and one
 // gateway, all without authentication among themselves, and sets up a user, a
-// role that trusts it, and one that trusts another.
-func startRGW(t *testing.T) server {
+// role that trusts it, one that trusts another, and the same for the issuer's
+// web identities.
+func startRGW(t *testing.T, idp issuer) cluster {
 	t.Helper()
-	dir, ports := tempDir(t), freePorts(t, 3)
+	dir, ports := tempDir(t), freePorts(t, 2)
 	s := server{
-		endpoint: fmt.Sprintf("http://127.0.0.1:%d", ports[2]),
-		region:   rgwRegion,
-		key:      keyPair{"AKIACONFORMANCE00RGW", newSecret()},
-		role:     "arn:aws:iam:::role/deploy",
-		closed:   "arn:aws:iam:::role/closed",
+		region:    rgwRegion,
+		key:       keyPair{"AKIACONFORMANCE00RGW", newSecret()},
+		role:      "arn:aws:iam:::role/deploy",
+		longRole:  "arn:aws:iam:::role/long",
+		closed:    "arn:aws:iam:::role/closed",
+		webRole:   "arn:aws:iam:::role/web",
+		webClosed: "arn:aws:iam:::role/web-closed",
 	}
 	monitor := fmt.Sprintf("[v2:127.0.0.1:%d,v1:127.0.0.1:%d]", ports[0], ports[1])
 	writeFile(t, filepath.Join(dir, "ceph.conf"),
@@ -122,9 +143,9 @@ func startRGW(t *testing.T) server {
 	must("ceph", "-c", "ceph.conf", "osd", "new", osd)
 	must("ceph-osd", "-c", "ceph.conf", "-i", "0", "--mkfs", "--osd-uuid", osd)
 	start(t, dir, env, "ceph-osd", "ceph-osd", "-c", "ceph.conf", "-i", "0", "-f")
-	start(t, dir, env, "radosgw", "radosgw", "-c", "ceph.conf", "-n", "client.rgw", "-f",
-		"--rgw-frontends", fmt.Sprintf("beast endpoint=127.0.0.1:%d", ports[2])).
-		await(t, 2*time.Minute, answers(s.endpoint))
+	c := cluster{dir, s}
+	s.endpoint = c.gateway(t, "radosgw")
+	c.server = s
 	admin := func(args ...string) {
 		t.Helper()
 		must(append([]string{"radosgw-admin", "-c", "ceph.conf"}, args...)...)
@@ -134,28 +155,91 @@ func startRGW(t *testing.T) server {
 	trust := func(user string) string {
 		return `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":["arn:aws:iam:::user/` + user + `"]},"Action":["sts:AssumeRole"]}]}`
 	}
+	host := strings.TrimPrefix(idp.url, "http://") // what RGW calls the provider
+	trustWeb := func(client string) string {
+		return `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Federated":["arn:aws:iam:::oidc-provider/` + host + `"]},"Action":["sts:AssumeRoleWithWebIdentity"],"Condition":{"StringEquals":{"` + host + `:app_id":"` + client + `"}}}]}`
+	}
 	const allowS3 = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:*","sts:GetSessionToken"],"Resource":["*"]}]}`
 	root := keyPair{"AKIACONFORMANCE0ROOT", newSecret()}
 	admin("user", "create", "--uid=dev", "--display-name=dev", "--access-key="+s.key.id, "--secret="+s.key.secret)
-	admin("user", "create", "--uid=root", "--display-name=root", "--access-key="+root.id, "--secret="+root.secret, "--caps=user-policy=*")
-	for _, role := range []struct{ name, trusts string }{{"deploy", "dev"}, {"closed", "somebody-else"}} {
-		admin("role", "create", "--role-name="+role.name, "--path=/", "--assume-role-policy-doc="+trust(role.trusts))
-		admin("role-policy", "put", "--role-name="+role.name, "--policy-name=all", "--policy-doc="+allowS3)
+	admin("user", "create", "--uid=root", "--display-name=root", "--access-key="+root.id, "--secret="+root.secret, "--caps=user-policy=*;roles=*;oidc-provider=*")
+	for _, role := range []struct {
+		arn, trust string
+		most       int // seconds of a session, 12 hours at most
+	}{
+		{s.role, trust("dev"), hour}, {s.longRole, trust("dev"), 12 * hour}, {s.closed, trust("somebody-else"), hour},
+		{s.webRole, trustWeb(clientID), 12 * hour}, {s.webClosed, trustWeb("somebody-else"), hour},
+	} {
+		name := role.arn[strings.LastIndexByte(role.arn, '/')+1:]
+		s.query(t, root.credentials(), "iam", url.Values{"Action": {"CreateRole"}, "RoleName": {name}, "Path": {"/"},
+			"AssumeRolePolicyDocument": {role.trust}, "MaxSessionDuration": {fmt.Sprint(role.most)}}).want(t, 200)
+		admin("role-policy", "put", "--role-name="+name, "--policy-name=all", "--policy-doc="+allowS3)
 	}
 	s.query(t, root.credentials(), "iam", url.Values{"Action": {"PutUserPolicy"}, "UserName": {"dev"},
 		"PolicyName": {"all"}, "PolicyDocument": {allowS3}}).want(t, 200)
+	s.query(t, root.credentials(), "iam", url.Values{"Action": {"CreateOpenIDConnectProvider"}, "Url": {idp.url},
+		"ClientIDList.member.1": {clientID}, "ThumbprintList.member.1": {idp.thumbprint}}).want(t, 200)
 	s.fillBucket(t, s.key.credentials())
-	return s
+	return c
 }
 
-// startIssuer starts the OpenID Connect issuer and returns its URL.
-func startIssuer(t *testing.T, k kit) string {
+// gateway starts one more gateway, with more in its environment, and returns
+// its URL.
+func (c cluster) gateway(t *testing.T, name string, env ...string) string {
+	t.Helper()
+	port := freePorts(t, 1)[0]
+	endpoint := fmt.Sprintf("http://127.0.0.1:%d", port)
+	start(t, c.dir, cleanEnv(c.dir, env...), name, "radosgw", "-c", "ceph.conf", "-n", "client.rgw", "-f",
+		"--rgw-frontends", fmt.Sprintf("beast endpoint=127.0.0.1:%d", port)).
+		await(t, 2*time.Minute, answers(endpoint))
+	return endpoint
+}
+
+// clientID is who the issuer's tokens are for.
+const clientID = "conformance"
+
+// issuer is the OpenID Connect issuer.
+type issuer struct {
+	url        string
+	thumbprint string // of the certificate that comes with its keys: SHA-1, in hex
+}
+
+// startIssuer starts the OpenID Connect issuer. Its key comes with a
+// certificate, without which RGW verifies nothing.
+func startIssuer(t *testing.T, k kit) issuer {
 	t.Helper()
 	dir, port := tempDir(t), freePorts(t, 1)[0]
-	issuer := fmt.Sprintf("http://127.0.0.1:%d", port)
-	start(t, dir, cleanEnv(dir), "issuer", k.node.path, filepath.Join(k.issuer.path, "issuer.mjs"), fmt.Sprint(port)).
-		await(t, 30*time.Second, answers(issuer+"/.well-known/openid-configuration"))
-	return issuer
+	key, certificate := newCertificate(t, "issuer")
+	n := func(i *big.Int) string { return base64.RawURLEncoding.EncodeToString(i.Bytes()) }
+	jwk, err := json.Marshal(map[string]any{"keys": []any{map[string]any{
+		"kty": "RSA", "use": "sig", "alg": "RS256", "kid": "conformance", "x5c": []string{base64.StdEncoding.EncodeToString(certificate)},
+		"n": n(key.N), "e": n(big.NewInt(int64(key.E))), "d": n(key.D), "p": n(key.Primes[0]), "q": n(key.Primes[1]),
+		"dp": n(key.Precomputed.Dp), "dq": n(key.Precomputed.Dq), "qi": n(key.Precomputed.Qinv),
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(dir, "jwks.json"), string(jwk))
+	i := issuer{fmt.Sprintf("http://127.0.0.1:%d", port), fmt.Sprintf("%X", sha1.Sum(certificate))}
+	start(t, dir, cleanEnv(dir), "issuer", k.node.path, filepath.Join(k.issuer.path, "issuer.mjs"), fmt.Sprint(port), clientID, "jwks.json").
+		await(t, 30*time.Second, answers(i.url+"/.well-known/openid-configuration"))
+	return i
+}
+
+// newCertificate returns a new key and its certificate, signed by itself.
+func newCertificate(t *testing.T, name string) (*rsa.PrivateKey, []byte) {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, certificate
 }
 
 // startMinIO starts MinIO with its root user as the one who mints, and with
@@ -163,10 +247,10 @@ func startIssuer(t *testing.T, k kit) string {
 //
 // MinIO looks at no role ARN in AssumeRole. In AssumeRoleWithWebIdentity it
 // takes only its own, which it derives from the issuer's client id.
-func startMinIO(t *testing.T, k kit, issuer string) server {
+func startMinIO(t *testing.T, k kit, idp issuer) server {
 	t.Helper()
 	dir, port := tempDir(t), freePorts(t, 1)[0]
-	id := sha1.Sum([]byte("minio"))
+	id := sha1.Sum([]byte(clientID))
 	s := server{
 		endpoint: fmt.Sprintf("http://127.0.0.1:%d", port),
 		region:   minioRegion,
@@ -179,8 +263,8 @@ func startMinIO(t *testing.T, k kit, issuer string) server {
 		"MINIO_ROOT_PASSWORD="+s.key.secret,
 		"MINIO_BROWSER=off",
 		"MINIO_UPDATE=off",
-		"MINIO_IDENTITY_OPENID_CONFIG_URL="+issuer+"/.well-known/openid-configuration",
-		"MINIO_IDENTITY_OPENID_CLIENT_ID=minio",
+		"MINIO_IDENTITY_OPENID_CONFIG_URL="+idp.url+"/.well-known/openid-configuration",
+		"MINIO_IDENTITY_OPENID_CLIENT_ID="+clientID,
 		"MINIO_IDENTITY_OPENID_CLIENT_SECRET=loopback-only",
 		"MINIO_IDENTITY_OPENID_ROLE_POLICY=readwrite",
 	)
@@ -235,7 +319,7 @@ func (s server) send(ctx context.Context, creds aws.Credentials, service, method
 	hash := fmt.Sprintf("%x", sha256.Sum256([]byte(body)))
 	r.Header.Set("X-Amz-Content-Sha256", hash)
 	if creds.HasKeys() {
-		if err := v4.NewSigner().SignHTTP(ctx, creds, r, hash, service, s.region, time.Now()); err != nil {
+		if err := v4.NewSigner().SignHTTP(ctx, creds, r, hash, service, s.region, time.Now().Add(s.ahead)); err != nil {
 			return answer{}, err
 		}
 	}
@@ -304,10 +388,10 @@ func minted(t *testing.T, a answer) aws.Credentials {
 }
 
 // webIdentityToken asks the issuer for a token that lives so many seconds.
-func webIdentityToken(ctx context.Context, issuer string, seconds int) (string, error) {
-	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"minio"}, "client_secret": {"loopback-only"},
-		"resource": {fmt.Sprintf("%s/life/%d", issuer, seconds)}}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, issuer+"/token", strings.NewReader(form.Encode()))
+func webIdentityToken(ctx context.Context, idp issuer, seconds int) (string, error) {
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {clientID}, "client_secret": {"loopback-only"},
+		"resource": {fmt.Sprintf("%s/life/%d", idp.url, seconds)}}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, idp.url+"/token", strings.NewReader(form.Encode()))
 	if err != nil {
 		return "", err
 	}
