@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -105,7 +106,7 @@ func (b *Broker) Get(ctx context.Context, a Ask) (*Set, error) {
 	if err != nil {
 		return nil, b.refuse(a, err)
 	}
-	l, now := b.lease(e), time.Now()
+	l, now := b.leaseFor(e, a.Caller), time.Now()
 	set, err := l.get(ctx, now, a.Patience)
 	if err != nil {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
@@ -130,7 +131,7 @@ func (b *Broker) Refresh(ctx context.Context, a Ask) (*Set, error) {
 	for p := e.parent; p != nil; p = p.parent {
 		b.lease(p).retry()
 	}
-	set, err := b.lease(e).insist(ctx, a.Patience, &force{})
+	set, err := b.leaseFor(e, a.Caller).insist(ctx, a.Patience, &force{})
 	if err != nil {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
 	}
@@ -154,18 +155,10 @@ func (b *Broker) Login(ctx context.Context, a Ask, code Secret) (*Set, error) {
 	if err != nil {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
 	}
-	b.mu.Lock()
-	var waited []*lease
-	for _, other := range b.leases {
-		other.mu.Lock()
-		if other.last != nil && other.last.Kind == KindLoginNeeded {
-			waited = append(waited, other)
+	for _, l := range b.all() {
+		if l.spec.Load().over(t) {
+			l.retry() // whatever it was refused, it may have for the new session
 		}
-		other.mu.Unlock()
-	}
-	b.mu.Unlock()
-	for _, other := range waited {
-		other.retry()
 	}
 	if e.Once {
 		return set, nil // the next exec mints
@@ -183,17 +176,32 @@ func (b *Broker) loginOf(e *entry) *entry {
 		if p.MFA == "" {
 			continue
 		}
-		b.mu.Lock()
-		l := b.leases[p.key]
-		b.mu.Unlock()
 		first = p
-		if l == nil {
-			stale = p
-		} else if set := l.set.Load(); !set.usable(now) || set.Left(now) <= set.renewAt {
+		if b.waits(p, now) {
 			stale = p
 		}
 	}
 	return cmp.Or(stale, first)
+}
+
+// waits reports whether what the profile holds is about to end, or worthless.
+func (b *Broker) waits(e *entry, now time.Time) bool {
+	b.mu.Lock()
+	l := b.leases[e.key]
+	b.mu.Unlock()
+	if l == nil {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	set := l.set.Load()
+	return !set.usable(now) || set.Left(now) <= set.renewAt || set.AccessKeyID == l.rejected
+}
+
+func (b *Broker) all() []*lease {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Values(b.leases))
 }
 
 func (b *Broker) refuse(a Ask, err error) error {
@@ -225,6 +233,33 @@ func (b *Broker) entry(ctx context.Context, a Ask) (*entry, error) {
 	return e, nil
 }
 
+// leaseFor returns the lease that serves the caller: where each exec has
+// credentials of its own, that of its token.
+func (b *Broker) leaseFor(e *entry, who Caller) *lease {
+	if !e.Once {
+		return b.lease(e)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.leaseLocked(e, Key{e.key.Digest, who.Token})
+}
+
+// Release forgets what was minted for the token of one exec.
+func (b *Broker) Release(token string) {
+	b.mu.Lock()
+	var gone []*lease
+	for k, l := range b.leases {
+		if k.Subject != "" && k.Subject == token {
+			gone = append(gone, l)
+			delete(b.leases, k)
+		}
+	}
+	b.mu.Unlock()
+	for _, l := range gone {
+		l.drop()
+	}
+}
+
 // lease returns the entry's lease, made on first use. Of an entry that a reload
 // has replaced it returns one that is gone.
 func (b *Broker) lease(e *entry) *lease {
@@ -233,20 +268,27 @@ func (b *Broker) lease(e *entry) *lease {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	l := b.leases[e.key]
+	l := b.leaseLocked(e, e.key)
+	if !l.gone.Load() {
+		e.lease.Store(l)
+	}
+	return l
+}
+
+func (b *Broker) leaseLocked(e *entry, k Key) *lease {
 	if (*b.profiles.Load())[e.Name] != e {
-		l = newLease(b, e.key, &spec{Profile: e.Profile})
+		l := newLease(b, k, &spec{Profile: e.Profile})
 		l.drop()
 		return l
 	}
+	l := b.leases[k]
 	if l == nil {
 		if len(b.leases) >= mostLeases {
 			b.evictLocked()
 		}
-		l = newLease(b, e.key, b.specLocked(e))
-		b.leases[e.key] = l
+		l = newLease(b, k, b.specLocked(e))
+		b.leases[k] = l
 	}
-	e.lease.Store(l)
 	return l
 }
 
@@ -292,15 +334,13 @@ func (b *Broker) Reload(profiles []Profile) {
 	}
 	var gone, kept []*lease
 	for k, l := range b.leases {
-		e := wanted[k]
+		e := wanted[Key{Digest: k.Digest}]
 		if e == nil {
 			gone = append(gone, l)
 			delete(b.leases, k)
 			continue
 		}
-		s := b.specLocked(e)
-		s.Minter = l.spec.Load().Minter // equal by its digest, and it may have learnt something
-		l.spec.Store(s)
+		l.spec.Store(b.specLocked(e))
 		kept = append(kept, l)
 	}
 	b.profiles.Store(&entries)
@@ -380,14 +420,8 @@ func stepped(s *Set, now time.Time) bool { return s.stepped(now).Abs() > stepTol
 // clockStepped puts every set on the clock as it now is, and lets every lease
 // decide anew; the budget keeps them from calling all at once.
 func (b *Broker) clockStepped(now time.Time) {
-	b.mu.Lock()
-	all := make([]*lease, 0, len(b.leases))
-	for _, l := range b.leases {
-		all = append(all, l)
-	}
-	b.mu.Unlock()
 	var far time.Duration
-	for _, l := range all {
+	for _, l := range b.all() {
 		l.mu.Lock()
 		if set := l.set.Load(); set != nil && stepped(set, now) {
 			if step := set.stepped(now); step.Abs() > far.Abs() {

@@ -37,6 +37,9 @@ type lease struct {
 	forced bool
 	login  *force // whose code the next mint takes; nil for none
 	loaded bool   // the store was asked
+	// rejected is the key id of a set that STS no longer accepts as a signature,
+	// whatever its expiry.
+	rejected string
 	tries
 }
 
@@ -57,6 +60,16 @@ func (s *spec) byPerson() *Error {
 		return &Error{Kind: KindLoginNeeded, Public: "a code of the MFA device " + s.MFA + " is needed"}
 	}
 	return nil
+}
+
+// over reports whether the profile is a source of the lease's, near or far.
+func (s *spec) over(source *entry) bool {
+	for p := s.parent; p != nil; p = p.parent {
+		if p.key == source.key {
+			return true
+		}
+	}
+	return false
 }
 
 // tries is what went wrong lately; zero when nothing did.
@@ -125,6 +138,9 @@ func (l *lease) insist(ctx context.Context, patience time.Duration, f *force) (*
 // if there is nothing to hand out, or if renewal should long have begun and has
 // not (a lapsed lease, a host that slept). must is nil where nobody insists.
 func (l *lease) await(ctx context.Context, patience time.Duration, must *force) (*Set, error) {
+	if l.spec.Load().byPerson() != nil {
+		l.load() // before anybody is asked for what may rest in the store
+	}
 	now := time.Now()
 	if set := l.set.Load(); set != nil && stepped(set, now) {
 		l.b.clockStepped(now)
@@ -324,6 +340,9 @@ func (l *lease) land(set *Set, err *Error) {
 		l.set.Store(set)
 		l.stale.Store(false)
 		l.tries = tries{began: l.began}
+	} else if held := l.set.Load(); held != nil && held.Left(now) > held.renewAt && held.AccessKeyID != l.rejected && l.spec.Load().byPerson() != nil {
+		// A person's attempt that nothing depended on, and that nothing will repeat:
+		// only the person has to know.
 	} else {
 		l.stale.Store(true)
 		l.failures++
@@ -389,7 +408,7 @@ func (l *lease) load() {
 	asked := l.loaded
 	l.loaded = true
 	l.mu.Unlock()
-	if asked || l.set.Load() != nil || l.spec.Load().Once {
+	if asked || l.set.Load() != nil {
 		return
 	}
 	st, err := l.b.store.Load(l.ctx, l.key)
@@ -457,19 +476,38 @@ func (l *lease) mint(code Secret) (*Set, *Error) {
 			return nil, l.failed(s, took, e)
 		}
 		note = "STS no longer accepted the credentials of its source, so those were renewed first"
-		if err := l.b.lease(s.parent).renewPast(l.ctx, signer); err != nil {
+		switch renewed, err := l.b.lease(s.parent).renewPast(l.ctx, signer, s.parent.deadline()); {
+		case err != nil:
 			return nil, l.failed(s, took, ofSource(s, err))
+		case !renewed:
+			return nil, l.failed(s, took, e)
 		}
 	}
 }
 
-// renewPast makes sure that the set is not the current one any more.
-func (l *lease) renewPast(ctx context.Context, set *Set) error {
-	if l.set.Load() != set {
-		return nil
+// renewPast makes sure that the set is not the current one any more, and reports
+// whether that is so. One that just came is not renewed: another would be no better.
+func (l *lease) renewPast(ctx context.Context, set *Set, patience time.Duration) (renewed bool, err error) {
+	now := time.Now()
+	l.mu.Lock()
+	held, last := l.set.Load(), l.last
+	if held.AccessKeyID != set.AccessKeyID {
+		l.mu.Unlock()
+		return true, nil
 	}
-	_, err := l.await(ctx, mintDeadline, &force{})
-	return err
+	l.rejected = set.AccessKeyID
+	if last == nil || !now.Before(l.retryAt) {
+		last = nil
+	}
+	l.mu.Unlock()
+	switch {
+	case last != nil: // a renewal failed just now
+		return false, last
+	case now.Sub(held.received) < renewGap:
+		return false, nil
+	}
+	_, err = l.await(ctx, patience, &force{})
+	return err == nil, err
 }
 
 // issued turns the answer into the lease's next set.
@@ -515,7 +553,7 @@ func joinNote(a, b string) string {
 func (l *lease) input(s *spec) (in MintInput, signer *Set, err error) {
 	for {
 		if s.parent != nil {
-			set, err := l.b.lease(s.parent).get(l.ctx, time.Now(), mintDeadline)
+			set, err := l.b.lease(s.parent).get(l.ctx, time.Now(), s.parent.deadline())
 			if err != nil {
 				return in, nil, ofSource(s, err)
 			}
@@ -553,11 +591,7 @@ func ofSource(s *spec, err error) *Error {
 // call runs the minter on a context of its own: no caller's leaving ends it, and
 // its panic is an error like any other.
 func (l *lease) call(s *spec, in MintInput) (c Credentials, err error) {
-	limit := mintDeadline
-	if m, ok := s.Minter.(interface{ Deadline() time.Duration }); ok {
-		limit = m.Deadline()
-	}
-	ctx, cancel := context.WithTimeout(l.ctx, limit)
+	ctx, cancel := context.WithTimeout(l.ctx, deadline(s.Minter))
 	defer cancel()
 	defer func() {
 		if r := recover(); r != nil {
@@ -566,6 +600,23 @@ func (l *lease) call(s *spec, in MintInput) (c Credentials, err error) {
 		}
 	}()
 	return s.Minter.Mint(ctx, in)
+}
+
+// deadline is how long one mint may take.
+func deadline(m Minter) time.Duration {
+	if m, ok := m.(interface{ Deadline() time.Duration }); ok {
+		return m.Deadline()
+	}
+	return mintDeadline
+}
+
+// deadline is how long credentials of the profile may take, with those of all
+// its sources.
+func (e *entry) deadline() (d time.Duration) {
+	for p := e; p != nil; p = p.parent {
+		d += deadline(p.Minter)
+	}
+	return d
 }
 
 func (l *lease) failed(s *spec, took time.Duration, err error) *Error {

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -135,7 +136,7 @@ func TestOnceIsForExecAlone(t *testing.T) {
 		child := profile(&issuer{name: "child", life: time.Hour})
 		child.Parent.Profile = "root"
 		b := run(t, p, child)
-		exec := Ask{Profile: "root", Patience: patience, Caller: Caller{Exec: true}}
+		exec := Ask{Profile: "root", Patience: patience, Caller: Caller{Exec: true, Token: "one"}}
 
 		if _, err := b.ask("root"); kindOf(err) != KindForbidden {
 			t.Errorf("somebody else's Get: %v", err)
@@ -168,8 +169,28 @@ func TestOnceIsForExecAlone(t *testing.T) {
 				t.Errorf("after its end: %v", err)
 			}
 		}
-		if st, _ := b.store.Load(t.Context(), (*b.profiles.Load())["root"].key); st.AccessKeyID != "" {
-			t.Error("it was stored")
+		if n := len(b.store.(*mapStore).m); n != 0 {
+			t.Errorf("%d sets were stored", n)
+		}
+		// Another exec has a set of its own, which the first one's child never gets.
+		other := exec
+		other.Caller.Token = "two"
+		set, err := b.Refresh(t.Context(), other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := b.Get(t.Context(), exec); err == nil {
+			t.Errorf("the first exec got generation %d of the second one's", got.Generation)
+		}
+		if got, err := b.Get(t.Context(), other); got != set {
+			t.Errorf("the second one got another: %v", err)
+		}
+		b.Release("two")
+		if _, err := b.Get(t.Context(), other); err == nil {
+			t.Error("it is held although its token is gone")
+		}
+		if s := statusOf(b, "root"); s.State != StateIdle || s.RenewIn != 0 {
+			t.Errorf("status %+v", s)
 		}
 	})
 }
@@ -205,6 +226,7 @@ func TestExpiredSourceIsRenewedFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 		revoked.Store(true)
+		time.Sleep(renewGap)
 		done := make(chan error)
 		for _, name := range []string{"a", "b", "c"} {
 			a := Ask{Profile: name, Patience: 30 * time.Second}
@@ -227,13 +249,13 @@ func TestExpiredSourceIsRenewedFirst(t *testing.T) {
 		if n := b.seen.count(EventMintFailed); n != 0 {
 			t.Errorf("%d mints failed", n)
 		}
-		// A source that is refused even when new: once more, and no loop.
+		// A source that is refused even when new is not renewed for ever.
 		always.Store(true)
 		if _, err := get("d"); kindOf(err) != KindDenied || AsError(err).Code != "ExpiredToken" {
 			t.Errorf("%v", err)
 		}
-		if n := base.mints(); n != 3 {
-			t.Errorf("the source was minted %d times, want 3", n)
+		if n := base.mints(); n != 2 {
+			t.Errorf("the source was minted %d times, want 2", n)
 		}
 	})
 }
@@ -281,6 +303,239 @@ func TestTwoLogins(t *testing.T) {
 		}
 		if got := strings.Join(codes, " "); got != "111111 222222 222222 " {
 			t.Errorf("STS got %q", got)
+		}
+	})
+}
+
+// needsCode makes an issuer take one code, as awssts and STS do together.
+func needsCode(i *issuer, good string) *issuer {
+	i.hook = func(_ context.Context, in MintInput) {
+		switch in.Code.Reveal() {
+		case good:
+			i.fail.Store(nil)
+		case "":
+			i.fail.Store(&Error{Kind: KindLoginNeeded, Public: "a code is needed"})
+		default:
+			i.fail.Store(&Error{Kind: KindDenied, Code: "AccessDenied", Public: "MultiFactorAuthentication failed"})
+		}
+	}
+	return i
+}
+
+// mfaProfile is a session that a code of the device buys.
+func mfaProfile(i *issuer, device string) Profile {
+	p := profile(i)
+	p.MFA, p.Parent.Key = device, "work"
+	return p
+}
+
+func (r running) login(t *testing.T, name, code string) error {
+	_, err := r.Login(t.Context(), Ask{Profile: name, Patience: time.Minute}, NewSecret(code))
+	return err
+}
+
+// Who asks for what only a person can renew never waits for it, but for a login
+// that is under way.
+func TestNobodyWaitsForAPerson(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := needsCode(&issuer{name: "base", life: 12 * time.Hour, delay: 500 * time.Millisecond}, "222222")
+		b := run(t, mfaProfile(i, "GAHT"))
+		done := make(chan error)
+		go func() { done <- b.login(t, "base", "222222") }()
+		time.Sleep(100 * time.Millisecond)
+		if _, err := b.ask("base"); err != nil {
+			t.Errorf("beside a login: %v", err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		quick := func(when string, kind Kind) {
+			t.Helper()
+			began := time.Now()
+			_, err := b.ask("base")
+			if took := time.Since(began); took != 0 || kind == 255 && err != nil || kind != 255 && kindOf(err) != kind {
+				t.Errorf("%s: %v after %v", when, err, took)
+			}
+		}
+		time.Sleep(11*time.Hour + 30*time.Minute) // far below the mark for renewal
+		quick("half an hour left, lapsed", 255)
+		for range 28 {
+			time.Sleep(time.Minute)
+			quick("near the end", 255)
+		}
+		time.Sleep(3 * time.Minute)
+		quick("after the end", KindLoginNeeded)
+		if i.mints() != 1 {
+			t.Errorf("%d mints", i.mints())
+		}
+	})
+}
+
+// A login renews what a role was refused for, whatever the refusal was.
+func TestLoginForgetsWhatRolesWereRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := needsCode(&issuer{name: "base", life: 12 * time.Hour}, "222222")
+		role := &issuer{name: "role", life: time.Hour}
+		role.hook = func(_ context.Context, in MintInput) {
+			role.fail.Store(nil)
+			if in.Parent.AccessKeyID == "ASIATESTbase00000001" {
+				role.fail.Store(&Error{Kind: KindDenied, Code: "AccessDenied", Public: "aws:MultiFactorAuthAge"})
+			}
+		}
+		r := profile(role)
+		r.Parent.Profile = "base"
+		b := run(t, mfaProfile(base, "GAHT"), r)
+		if err := b.login(t, "base", "222222"); err != nil {
+			t.Fatal(err)
+		}
+		for range 6 { // the refusal comes to stand for 30 s
+			_, _ = b.ask("role")
+			time.Sleep(30 * time.Second)
+		}
+		if _, err := b.ask("role"); kindOf(err) != KindDenied {
+			t.Fatalf("%v", err)
+		}
+		if err := b.login(t, "role", "222222"); err != nil {
+			t.Errorf("login: %v", err)
+		}
+	})
+}
+
+// A session that rests in the store is used before anybody is asked for a code.
+func TestStoredSessionNeedsNoLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := needsCode(&issuer{name: "base", life: 12 * time.Hour}, "222222")
+		b := run(t, mfaProfile(i, "GAHT"))
+		if err := b.login(t, "base", "222222"); err != nil {
+			t.Fatal(err)
+		}
+		set := b.must(t, "base")
+		b.mu.Lock()
+		b.evictLocked()
+		b.mu.Unlock()
+		if got, err := b.ask("base"); err != nil || got.AccessKeyID != set.AccessKeyID {
+			t.Errorf("after the lease was evicted: %v", err)
+		}
+	})
+}
+
+// One mistyped code, or a refresh, does nothing to a session that is fresh.
+func TestMistypedCodeSpoilsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := needsCode(&issuer{name: "base", life: 12 * time.Hour}, "222222")
+		b := run(t, mfaProfile(i, "GAHT"))
+		if err := b.login(t, "base", "222222"); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.login(t, "base", "111111"); kindOf(err) != KindDenied {
+			t.Errorf("a wrong code: %v", err)
+		}
+		if _, err := b.Refresh(t.Context(), Ask{Profile: "base", Patience: patience}); kindOf(err) != KindLoginNeeded {
+			t.Errorf("a refresh: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if s := statusOf(b, "base"); s.State != StateFresh && s.State != StateLapsed || s.Failures != 0 || s.LastError != "" || s.RenewIn != 0 {
+			t.Errorf("status %+v", s)
+		}
+		b.must(t, "base")
+	})
+}
+
+// Two devices on the way: the one whose session STS rejects is asked for, fresh
+// as it seems.
+func TestLoginForARejectedSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := needsCode(&issuer{name: "base", life: 12 * time.Hour}, "222222")
+		role := &issuer{name: "role", life: time.Hour}
+		r := profile(role)
+		r.Parent.Profile, r.MFA = "base", "TWO"
+		b := run(t, mfaProfile(base, "ONE"), r)
+		role.hook = func(_ context.Context, in MintInput) {
+			role.fail.Store(nil)
+			if in.Parent.AccessKeyID == "ASIATESTbase00000001" {
+				role.fail.Store(&Error{Kind: KindDenied, Code: "ExpiredToken", Signer: true, Public: "ExpiredToken"})
+			}
+		}
+		wants := func(device string) {
+			t.Helper()
+			if s := statusOf(b, "role"); s.MFA != device {
+				t.Errorf("the device %s is asked for, want %s", s.MFA, device)
+			}
+		}
+		wants("ONE")
+		if err := b.login(t, "role", "222222"); kindOf(err) != KindLoginNeeded {
+			t.Fatalf("the first of two: %v", err)
+		}
+		wants("TWO")
+		time.Sleep(renewGap)
+		if err := b.login(t, "role", "222222"); kindOf(err) != KindLoginNeeded {
+			t.Errorf("a rejected source: %v", err)
+		}
+		wants("ONE")
+		if s := statusOf(b, "base"); s.State != StateLogin {
+			t.Errorf("the rejected session is %s", s.State)
+		}
+		if err := b.login(t, "role", "222222"); kindOf(err) != KindLoginNeeded {
+			t.Errorf("%v", err)
+		}
+		wants("TWO")
+		if err := b.login(t, "role", "222222"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Roles whose signatures STS rejects for ever do not mint their source for ever.
+func TestRejectedSourceIsNotMintedInAStorm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := &issuer{name: "base", life: 12 * time.Hour}
+		profiles := []Profile{profile(base)}
+		for n := range 10 {
+			i := &issuer{name: fmt.Sprintf("role%d", n), life: time.Hour}
+			i.fail.Store(&Error{Kind: KindDenied, Code: "InvalidToken", Signer: true, Public: "InvalidToken"})
+			p := profile(i)
+			p.Parent.Profile, p.Prefetch = "base", true
+			profiles = append(profiles, p)
+		}
+		run(t, profiles...)
+		time.Sleep(10 * time.Minute)
+		if n := base.mints(); n < 2 || n > 12 {
+			t.Errorf("the source was minted %d times in 10 min", n)
+		}
+	})
+}
+
+// A source may take as long as its own minter says.
+type slowIssuer struct{ *issuer }
+
+func (slowIssuer) Deadline() time.Duration { return 63 * time.Second }
+
+func TestSourceHasItsOwnDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := &issuer{name: "base", life: 12 * time.Hour, delay: 40 * time.Second}
+		p := profile(base)
+		p.Minter = slowIssuer{base}
+		r := profile(&issuer{name: "role", life: time.Hour})
+		r.Parent.Profile = "base"
+		b := run(t, p, r)
+		if _, err := b.Get(t.Context(), Ask{Profile: "role", Patience: 50 * time.Second}); err != nil || b.seen.count(EventMintFailed) != 0 {
+			t.Errorf("%v, %d failed mints", err, b.seen.count(EventMintFailed))
+		}
+	})
+}
+
+// A reload may bring other ways to reach STS, which no digest covers.
+func TestReloadTakesTheNewMinter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before, after := &issuer{name: "x", life: time.Hour}, &issuer{name: "x", life: time.Hour}
+		b := run(t, profile(before))
+		set := b.must(t, "x")
+		b.Reload([]Profile{profile(after)})
+		if b.must(t, "x") != set {
+			t.Error("the lease was lost")
+		}
+		if _, err := b.Refresh(t.Context(), Ask{Profile: "x", Patience: patience}); err != nil || before.mints() != 1 || after.mints() != 1 {
+			t.Errorf("%v: %d mints by the old minter, %d by the new", err, before.mints(), after.mints())
 		}
 	})
 }

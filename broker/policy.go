@@ -18,6 +18,7 @@ const (
 
 	mintDeadline = 10 * time.Second // of one call, unless the minter asks for more
 	mintGap      = time.Second      // at least, between two mints of a lease that no one forces
+	renewGap     = time.Minute      // at least, between two because STS rejects what a lease issued
 
 	demandLeast = time.Hour // a lease asked for within this, or its lifetime if longer, is renewed
 

@@ -82,7 +82,7 @@ func (b *Broker) status(e *entry) Status {
 	}
 	now := time.Now()
 	l.mu.Lock()
-	last, failures, retryIn := l.last, l.failures, max(0, l.retryAt.Sub(now))
+	last, failures, retryIn, rejected := l.last, l.failures, max(0, l.retryAt.Sub(now)), l.rejected
 	l.mu.Unlock()
 	awake, minting := l.awake.Load(), l.minting.Load()
 	set := l.set.Load()
@@ -108,7 +108,7 @@ func (b *Broker) status(e *entry) Status {
 		s.Notes = append(slices.Clip(s.Notes), set.Note)
 	}
 	switch {
-	case waits && set.Left(now) <= set.renewAt:
+	case waits && (set.Left(now) <= set.renewAt || set.AccessKeyID == rejected):
 		s.State = StateLogin
 	case last != nil:
 		s.State = StateFailing

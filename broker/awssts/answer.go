@@ -13,11 +13,11 @@ import (
 // expirySlack is how much longer than asked for an answer may claim to live.
 const expirySlack = 5 * time.Minute
 
-// believe holds an answer against the question. n is the duration that was
+// verify holds an answer against the question. n is the duration that was
 // asked for, in seconds, nil for none; now is the time on the issuer's clock.
 // An answer that does not fit is refused with [broker.KindUnavailable]: it is
 // never served, and asking again may bring the right one.
-func (m *minter) believe(c Call, p prepared, g grant, n *int32, now time.Time) (broker.Credentials, error) {
+func (m *minter) verify(c Call, p prepared, g grant, n *int32, now time.Time) (broker.Credentials, error) {
 	no := func(why string) (broker.Credentials, error) { return broker.Credentials{}, refuse(c, why) }
 	if g.creds == nil {
 		return no("it holds no credentials")

@@ -67,7 +67,7 @@ func TestAnswersAreHeldAgainstTheQuestion(t *testing.T) {
 			m, call := &minter{compatible: c.compatible}, Call{Action: "AssumeRole", Region: region, ARN: deploy}
 			g := good()
 			c.change(&g)
-			got, err := m.believe(call, assuming(deploy, "tester"), g, aws.Int32(3600), now)
+			got, err := m.verify(call, assuming(deploy, "tester"), g, aws.Int32(3600), now)
 			if c.want == "" {
 				if noted := g.principal == nil; noted != (got.Note != "") {
 					t.Errorf("note %q", got.Note)
@@ -83,11 +83,25 @@ func TestAnswersAreHeldAgainstTheQuestion(t *testing.T) {
 			}
 		})
 	}
+	t.Run("an assertion's session", func(t *testing.T) {
+		p := assuming(deploy, "tester")
+		for _, c := range []struct{ ends, life time.Duration }{{2 * time.Hour, time.Hour}, {40 * time.Minute, 40 * time.Minute}, {0, 0}, {-time.Second, 0}} {
+			p.latest = now.Add(c.ends)
+			got, err := (&minter{}).verify(Call{Action: "AssumeRoleWithSAML", Region: region, ARN: deploy}, p, good(), aws.Int32(3600), now)
+			if c.life == 0 {
+				if e := wantError(t, got, err); !strings.Contains(e.Public, "the assertion's session ended at") {
+					t.Errorf("ends in %v: %v", c.ends, e)
+				}
+			} else if err != nil || got.Lifetime() != c.life {
+				t.Errorf("ends in %v: %v, %v", c.ends, got.Lifetime(), err)
+			}
+		}
+	})
 	t.Run("no duration asked for", func(t *testing.T) {
 		m := &minter{compatible: true}
 		g := good()
 		expires(1000 * time.Hour)(&g)
-		if _, err := m.believe(Call{Action: "AssumeRoleWithWebIdentity", Region: region}, assuming("", "tester"), g, nil, now); err != nil {
+		if _, err := m.verify(Call{Action: "AssumeRoleWithWebIdentity", Region: region}, assuming("", "tester"), g, nil, now); err != nil {
 			t.Error(err)
 		}
 	})

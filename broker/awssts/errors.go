@@ -223,6 +223,10 @@ func clean(text string, secrets ...broker.Secret) string {
 func strike(text string, secrets []broker.Secret) string {
 	for _, s := range secrets {
 		v := s.Reveal()
+		if isCode(v) {
+			text = strikeCode(text, v)
+			continue
+		}
 		if len(v) < 8 { // no issuer's secret is; striking out "a" would leave nothing to read
 			continue
 		}
@@ -231,4 +235,23 @@ func strike(text string, secrets []broker.Secret) string {
 		}
 	}
 	return text
+}
+
+// strikeCode removes the code of an MFA device where it is not part of a longer
+// number, such as an account.
+func strikeCode(text, code string) string {
+	digit := func(i int) bool { return i >= 0 && i < len(text) && '0' <= text[i] && text[i] <= '9' }
+	for from := 0; ; {
+		i := strings.Index(text[from:], code)
+		if i < 0 {
+			return text
+		}
+		i += from
+		if digit(i-1) || digit(i+len(code)) {
+			from = i + 1
+			continue
+		}
+		text = text[:i] + "[secret]" + text[i+len(code):]
+		from = i
+	}
 }

@@ -88,8 +88,11 @@ func (m MFA) code(ctx context.Context, given broker.Secret) (broker.Secret, erro
 			return code, err
 		}
 	}
-	if v := code.Reveal(); len(v) != 6 || strings.Trim(v, "0123456789") != "" {
+	if !isCode(code.Reveal()) {
 		return code, &broker.Error{Kind: broker.KindDenied, Own: true, Public: "what was given as code of the MFA device " + clean(m.Serial) + " is not six digits"}
 	}
 	return code, nil
 }
+
+// isCode reports whether v has the form of the API's TokenCode.
+func isCode(v string) bool { return len(v) == 6 && strings.Trim(v, "0123456789") == "" }

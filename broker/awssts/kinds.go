@@ -103,15 +103,8 @@ func (s *STS) Session(p Session) broker.Minter {
 	m.prepare = func(_ context.Context, code broker.Secret) (prepared, error) {
 		in := in
 		in.TokenCode = optional(code.Reveal())
-		return prepared{secrets: []broker.Secret{code}, send: func(ctx context.Context, api *sts.Client, n *int32, sign func(*sts.Options)) (grant, error) {
-			in := in
-			in.DurationSeconds = n
-			out, err := api.GetSessionToken(ctx, &in, sign)
-			if err != nil {
-				return grant{}, err
-			}
-			return grant{creds: out.Credentials}, nil
-		}}, nil
+		send := sending((*sts.Client).GetSessionToken, &in, &in.DurationSeconds, func(out *sts.GetSessionTokenOutput) grant { return grant{creds: out.Credentials} })
+		return prepared{secrets: []broker.Secret{code}, send: send}, nil
 	}
 	return m
 }
@@ -129,7 +122,7 @@ func (s *STS) Role(p Role) broker.Minter {
 		from = append(from, c.Assertion)
 	}
 	m := s.minter("AssumeRole", p.Site, p.ARN, in.DurationSeconds, &in, from...)
-	m.chains, m.mfa = true, p.MFA
+	m.mfa = p.MFA
 	m.prepare = func(ctx context.Context, code broker.Secret) (prepared, error) {
 		in := in
 		in.TokenCode = optional(code.Reveal())
@@ -144,15 +137,7 @@ func (s *STS) Role(p Role) broker.Minter {
 			in.ProvidedContexts[i].ContextAssertion = aws.String(assertion.Reveal())
 			out.secrets = append(out.secrets, assertion)
 		}
-		out.send = func(ctx context.Context, api *sts.Client, n *int32, sign func(*sts.Options)) (grant, error) {
-			in := in
-			in.DurationSeconds = n
-			out, err := api.AssumeRole(ctx, &in, sign)
-			if err != nil {
-				return grant{}, err
-			}
-			return grant{out.Credentials, assumed(out.AssumedRoleUser)}, nil
-		}
+		out.send = sending((*sts.Client).AssumeRole, &in, &in.DurationSeconds, func(out *sts.AssumeRoleOutput) grant { return grant{out.Credentials, assumed(out.AssumedRoleUser)} })
 		return out, nil
 	}
 	return m
@@ -178,15 +163,9 @@ func (s *STS) WebIdentity(p WebIdentity) broker.Minter {
 		in.WebIdentityToken = aws.String(token.Reveal())
 		out := assuming(p.ARN, p.SessionName)
 		out.secrets = []broker.Secret{token}
-		out.send = func(ctx context.Context, api *sts.Client, n *int32, _ func(*sts.Options)) (grant, error) {
-			in := in
-			in.DurationSeconds = n
-			out, err := api.AssumeRoleWithWebIdentity(ctx, &in)
-			if err != nil {
-				return grant{}, err
-			}
-			return grant{out.Credentials, assumed(out.AssumedRoleUser)}, nil
-		}
+		out.send = sending((*sts.Client).AssumeRoleWithWebIdentity, &in, &in.DurationSeconds, func(out *sts.AssumeRoleWithWebIdentityOutput) grant {
+			return grant{out.Credentials, assumed(out.AssumedRoleUser)}
+		})
 		return out, nil
 	}
 	return m
@@ -218,15 +197,9 @@ func (s *STS) SAML(p SAML) broker.Minter {
 		in.SAMLAssertion, in.RoleArn, in.PrincipalArn = aws.String(secret.Reveal()), aws.String(role), aws.String(principal)
 		out := assuming(role, a.sessionName)
 		out.latest, out.secrets = a.sessionNotOnOrAfter, []broker.Secret{secret}
-		out.send = func(ctx context.Context, api *sts.Client, n *int32, _ func(*sts.Options)) (grant, error) {
-			in := in
-			in.DurationSeconds = n
-			out, err := api.AssumeRoleWithSAML(ctx, &in)
-			if err != nil {
-				return grant{}, err
-			}
-			return grant{out.Credentials, assumed(out.AssumedRoleUser)}, nil
-		}
+		out.send = sending((*sts.Client).AssumeRoleWithSAML, &in, &in.DurationSeconds, func(out *sts.AssumeRoleWithSAMLOutput) grant {
+			return grant{out.Credentials, assumed(out.AssumedRoleUser)}
+		})
 		return out, nil
 	}
 	return m
@@ -240,23 +213,17 @@ func (s *STS) Federation(p Federation) broker.Minter {
 	}
 	m := s.minter("GetFederationToken", p.Site, "", in.DurationSeconds, &in)
 	m.prepare = func(context.Context, broker.Secret) (prepared, error) {
+		in := in
 		holds := func(principal string) bool {
-			parts := strings.SplitN(principal, ":", 6)
-			return len(parts) == 6 && parts[0] == "arn" && parts[2] == "sts" && parts[5] == "federated-user/"+p.Name
+			return m.ours(principal) && strings.HasSuffix(principal, ":federated-user/"+p.Name)
 		}
-		return prepared{holds: holds, send: func(ctx context.Context, api *sts.Client, n *int32, sign func(*sts.Options)) (grant, error) {
-			in := in
-			in.DurationSeconds = n
-			out, err := api.GetFederationToken(ctx, &in, sign)
-			if err != nil {
-				return grant{}, err
-			}
+		return prepared{holds: holds, send: sending((*sts.Client).GetFederationToken, &in, &in.DurationSeconds, func(out *sts.GetFederationTokenOutput) grant {
 			g := grant{creds: out.Credentials}
 			if out.FederatedUser != nil {
 				g.principal = out.FederatedUser.Arn
 			}
-			return g, nil
-		}}, nil
+			return g
+		})}, nil
 	}
 	return m
 }
@@ -274,15 +241,9 @@ func (s *STS) Root(p Root) broker.Minter {
 		account = p.Target
 	}
 	m.prepare = func(context.Context, broker.Secret) (prepared, error) {
-		return prepared{account: account, send: func(ctx context.Context, api *sts.Client, n *int32, sign func(*sts.Options)) (grant, error) {
-			in := in
-			in.DurationSeconds = n
-			out, err := api.AssumeRoot(ctx, &in, sign)
-			if err != nil {
-				return grant{}, err
-			}
-			return grant{creds: out.Credentials}, nil
-		}}, nil
+		in := in
+		send := sending((*sts.Client).AssumeRoot, &in, &in.DurationSeconds, func(out *sts.AssumeRootOutput) grant { return grant{creds: out.Credentials} })
+		return prepared{account: account, send: send}, nil
 	}
 	return m
 }
@@ -296,16 +257,38 @@ func (s *STS) Delegated(p Delegated) broker.Minter {
 			return prepared{}, err
 		}
 		in := sts.GetDelegatedAccessTokenInput{TradeInToken: aws.String(token.Reveal())}
-		holds := func(principal string) bool { return strings.HasPrefix(principal, "arn:") }
-		return prepared{holds: holds, secrets: []broker.Secret{token}, send: func(ctx context.Context, api *sts.Client, _ *int32, sign func(*sts.Options)) (grant, error) {
-			out, err := api.GetDelegatedAccessToken(ctx, &in, sign)
-			if err != nil {
-				return grant{}, err
-			}
-			return grant{out.Credentials, out.AssumedPrincipal}, nil
-		}}, nil
+		send := sending((*sts.Client).GetDelegatedAccessToken, &in, nil, func(out *sts.GetDelegatedAccessTokenOutput) grant {
+			return grant{out.Credentials, out.AssumedPrincipal}
+		})
+		return prepared{holds: m.ours, secrets: []broker.Secret{token}, send: send}, nil
 	}
 	return m
+}
+
+// sending makes a mint of an operation of the SDK's client. life points at the
+// duration in the input, nil where there is none; calls follow one another.
+// Operations that nobody signs take no notice of sign.
+func sending[I, O any](call func(*sts.Client, context.Context, *I, ...func(*sts.Options)) (*O, error), in *I, life **int32, read func(*O) grant) sendMint {
+	return func(ctx context.Context, api *sts.Client, n *int32, sign func(*sts.Options)) (grant, error) {
+		if life != nil {
+			*life = n
+		}
+		out, err := call(api, ctx, in, sign)
+		if err != nil {
+			return grant{}, err
+		}
+		return read(out), nil
+	}
+}
+
+// ours reports whether a principal can be of the account that was asked: one of
+// the endpoint's partition, with an account. Stores have ARNs of their own making.
+func (m *minter) ours(principal string) bool {
+	parts := strings.SplitN(principal, ":", 6)
+	if len(parts) != 6 || parts[0] != "arn" || parts[5] == "" {
+		return false
+	}
+	return m.call.Endpoint != "" && m.compatible || AccountOf(principal) != "" && (m.call.Endpoint != "" || parts[1] == PartitionOf(m.site.Region))
 }
 
 // assuming is what every way to assume a role expects of the answer. The session

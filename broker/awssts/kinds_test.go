@@ -291,3 +291,80 @@ func TestQueries(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Whom an answer may name: of another partition, of no account, or of no name, it
+// is not the one that was asked for.
+func TestWhoseCredentialsAnAnswerMayBe(t *testing.T) {
+	s := newSTS(t, Options{})
+	for _, c := range []struct {
+		m    broker.Minter
+		arn  string
+		good bool
+	}{
+		{s.Federation(Federation{Site: at, Name: "kiosk"}), "arn:aws:sts::123456789012:federated-user/kiosk", true},
+		{s.Federation(Federation{Site: at, Name: "kiosk"}), "arn:aws:sts::123456789012:federated-user/other", false},
+		{s.Federation(Federation{Site: at, Name: "kiosk"}), "arn:aws-cn:sts::123456789012:federated-user/kiosk", false},
+		{s.Federation(Federation{Site: at, Name: "kiosk"}), "arn:aws:sts:::federated-user/kiosk", false},
+		{s.Federation(Federation{Site: Site{Region: "cn-north-1"}, Name: "kiosk"}), "arn:aws-cn:sts::123456789012:federated-user/kiosk", true},
+		{s.Delegated(Delegated{Site: at, Token: constant("a-token")}), "arn:aws:iam::123456789012:role/x", true},
+		{s.Delegated(Delegated{Site: at, Token: constant("a-token")}), "arn:", false},
+		{s.Delegated(Delegated{Site: at, Token: constant("a-token")}), "arn:aws-cn:iam::123456789012:role/x", false},
+	} {
+		p, err := c.m.(*minter).prepare(t.Context(), broker.Secret{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.holds(c.arn); got != c.good {
+			t.Errorf("%s of %s: %v", c.m.(*minter).call.Action, c.arn, got)
+		}
+	}
+}
+
+// A duration that is refused after the code was spent costs that login, and no
+// other one.
+func TestRefusedDurationWithACode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const short = "arn:aws:iam::123456789012:role/short"
+		fake := wide()
+		fake.AddRole(stsfake.Role{ARN: short, Trust: []string{userARN}, MFA: true, MaxSession: time.Hour})
+		s, end := inBubble(t, fake)
+		defer end()
+		m := s.Role(Role{Site: at, ARN: short, SessionName: "tester", Duration: 2 * time.Hour, MFA: MFA{Serial: device}})
+		var err error
+		for range 2 {
+			var c broker.Credentials
+			c, err = m.Mint(t.Context(), broker.MintInput{Parent: longTerm, Code: broker.NewSecret(fake.Code(device))})
+			if err == nil && !strings.Contains(c.Note, "1h was asked for") {
+				t.Errorf("note %q", c.Note)
+			}
+			time.Sleep(2 * time.Minute)
+		}
+		if err != nil {
+			t.Errorf("a second code: %v", err)
+		}
+	})
+}
+
+// An issuer that repeats a code does not bring it into a log: it may still be good.
+func TestCodeIsStruckOut(t *testing.T) {
+	s := listen(t, refusing(400, "ValidationError: 739164 of account 173916400000, (739164)"))
+	_, err := s.Session(Session{Site: at, MFA: MFA{Serial: device}}).Mint(t.Context(), broker.MintInput{Parent: longTerm, Code: broker.NewSecret("739164")})
+	e := broker.AsError(err)
+	if all := e.Public + e.Code + e.Cause.Error(); strings.Contains(strings.ReplaceAll(all, "173916400000", ""), "739164") || !strings.Contains(all, "173916400000") || !strings.Contains(all, "([secret])") {
+		t.Errorf("%s (%v)", e.Public, e.Cause)
+	}
+}
+
+// GetWebIdentityToken, like AssumeRoot, is not at the global endpoint.
+func TestIdentityTokenIsRegional(t *testing.T) {
+	var host string
+	s := newSTS(t, Options{})
+	s.http.client.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		host = r.URL.Host
+		return nil, context.DeadlineExceeded
+	})
+	_, _ = s.IdentityToken(t.Context(), Site{Region: "eu-west-1", Legacy: true}, longTerm, TokenRequest{Audiences: []string{"a"}, Algorithm: "RS256"})
+	if host != "sts.eu-west-1.amazonaws.com" {
+		t.Errorf("asked at %s", host)
+	}
+}

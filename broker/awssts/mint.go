@@ -29,7 +29,6 @@ type minter struct {
 	call       Call
 	site       Site
 	compatible bool
-	chains     bool // session credentials as parent limit it to an hour
 	unsigned   bool
 	mfa        MFA
 	asked      *int32 // seconds; nil for what the answer says
@@ -46,11 +45,14 @@ type minter struct {
 // more than once: to another region, with a corrected clock, for a shorter time.
 type prepared struct {
 	arn, account string                      // of what is minted; "" when the answer says, or nobody
-	holds        func(principal string) bool // whether the answer's ARN is the one asked for; nil when the answer names none
+	holds        func(principal string) bool // whether the answer's ARN can be the one asked for; nil when the answer names none
 	latest       time.Time                   // no set may live longer, on the issuer's clock; zero for no such limit
 	secrets      []broker.Secret             // beside those that sign
-	send         func(ctx context.Context, api *sts.Client, seconds *int32, sign func(*sts.Options)) (grant, error)
+	send         sendMint
 }
+
+// sendMint asks one region for credentials that live for so many seconds.
+type sendMint func(ctx context.Context, api *sts.Client, seconds *int32, sign func(*sts.Options)) (grant, error)
 
 // grant is what all minting answers have in common.
 type grant struct {
@@ -110,8 +112,8 @@ func (m *minter) Mint(ctx context.Context, in broker.MintInput) (broker.Credenti
 	c, x, err := m.mint(ctx, p, in.Parent, n)
 	if err != nil && n != nil && *n > oneHour && x.durationRefused() {
 		n, note = aws.Int32(oneHour), m.refusedNote()
-		if c, _, err = m.mint(ctx, p, in.Parent, n); err == nil {
-			m.refused.Store(true)
+		if c, x, err = m.mint(ctx, p, in.Parent, n); err == nil || !x.durationRefused() {
+			m.refused.Store(true) // also where the first call spent a code that works once
 		}
 	}
 	if err != nil {
@@ -128,7 +130,7 @@ func (m *minter) seconds(parent broker.Material) (*int32, string) {
 		switch {
 		case m.refused.Load():
 			n, note = aws.Int32(oneHour), m.refusedNote()
-		case m.chains && parent.Temporary():
+		case parent.Temporary():
 			n, note = aws.Int32(oneHour), fmt.Sprintf("asked for 1h, not %s: STS grants a role assumed with session credentials at most that", period(*m.asked))
 		}
 	}
@@ -154,7 +156,7 @@ func (m *minter) mint(ctx context.Context, p prepared, parent broker.Material, n
 		return broker.Credentials{}, x, err
 	}
 	c.Region, c.Endpoint = x.site.Region, m.sts.endpoint(x.site).URL
-	creds, err := m.believe(c, p, g, n, x.now())
+	creds, err := m.verify(c, p, g, n, x.now())
 	return creds, x, err
 }
 

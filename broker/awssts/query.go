@@ -22,7 +22,7 @@ type Identity struct {
 // [*broker.Error], here and in the other calls.
 func (s *STS) WhoAmI(ctx context.Context, at Site, m broker.Material) (Identity, error) {
 	var id Identity
-	c, err := s.query(ctx, "GetCallerIdentity", at, m, nil, func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) error {
+	c, _, err := s.query(ctx, "GetCallerIdentity", at, m, func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) error {
 		out, err := api.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{}, sign)
 		if err == nil {
 			id = Identity{aws.ToString(out.Account), aws.ToString(out.Arn), aws.ToString(out.UserId)}
@@ -38,34 +38,37 @@ func (s *STS) WhoAmI(ctx context.Context, at Site, m broker.Material) (Identity,
 // Decode asks DecodeAuthorizationMessage what an encoded message of a denied
 // call says, as JSON. The caller needs the permission of that name.
 func (s *STS) Decode(ctx context.Context, at Site, m broker.Material, message string) (string, error) {
-	var text string
-	c, err := s.query(ctx, "DecodeAuthorizationMessage", at, m, nil, func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) error {
+	return s.text(ctx, "DecodeAuthorizationMessage", at, m, "message", func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) (*string, error) {
 		out, err := api.DecodeAuthorizationMessage(ctx, &sts.DecodeAuthorizationMessageInput{EncodedMessage: aws.String(message)}, sign)
-		if err == nil {
-			text = aws.ToString(out.DecodedMessage)
+		if err != nil {
+			return nil, err
 		}
-		return err
+		return out.DecodedMessage, nil
 	})
-	if err == nil && text == "" {
-		return "", refuse(c, "it holds no message")
-	}
-	return text, err
 }
 
 // KeyAccount asks GetAccessKeyInfo for the account that an access key belongs to.
 func (s *STS) KeyAccount(ctx context.Context, at Site, m broker.Material, keyID string) (string, error) {
-	var account string
-	c, err := s.query(ctx, "GetAccessKeyInfo", at, m, nil, func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) error {
+	return s.text(ctx, "GetAccessKeyInfo", at, m, "account", func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) (*string, error) {
 		out, err := api.GetAccessKeyInfo(ctx, &sts.GetAccessKeyInfoInput{AccessKeyId: aws.String(keyID)}, sign)
-		if err == nil {
-			account = aws.ToString(out.Account)
+		if err != nil {
+			return nil, err
 		}
+		return out.Account, nil
+	})
+}
+
+// text is a query whose answer is one text, which must not be empty.
+func (s *STS) text(ctx context.Context, action string, at Site, m broker.Material, what string, call func(context.Context, *sts.Client, func(*sts.Options)) (*string, error)) (string, error) {
+	var text *string
+	c, _, err := s.query(ctx, action, at, m, func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) (err error) {
+		text, err = call(ctx, api, sign)
 		return err
 	})
-	if err == nil && account == "" {
-		return "", refuse(c, "it names no account")
+	if err == nil && aws.ToString(text) == "" {
+		return "", refuse(c, "it holds no "+what)
 	}
-	return account, err
+	return aws.ToString(text), err
 }
 
 // TokenRequest says what a signed web identity token is to hold.
@@ -90,8 +93,7 @@ func (s *STS) IdentityToken(ctx context.Context, at Site, m broker.Material, r T
 		in.DurationSeconds = seconds(r.Duration, 0)
 	}
 	var out *sts.GetWebIdentityTokenOutput
-	var x *exchange
-	c, err := s.query(ctx, "GetWebIdentityToken", at, m, &x, func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) (err error) {
+	c, x, err := s.query(ctx, "GetWebIdentityToken", at, m, func(ctx context.Context, api *sts.Client, sign func(*sts.Options)) (err error) {
 		out, err = api.GetWebIdentityToken(ctx, &in, sign)
 		return err
 	})
@@ -108,12 +110,8 @@ func (s *STS) IdentityToken(ctx context.Context, at Site, m broker.Material, r T
 	return IdentityToken{broker.NewSecret(*out.WebIdentityToken), time.Now().Add(left)}, nil
 }
 
-// query is a call that mints nothing. x may be nil.
-func (s *STS) query(ctx context.Context, action string, at Site, m broker.Material, x **exchange, call send) (Call, error) {
-	at = s.site(at, "")
-	got, err := s.do(ctx, Call{Action: action}, at, m, nil, call)
-	if x != nil {
-		*x = got
-	}
-	return Call{Action: action, Region: got.site.Region, Endpoint: s.endpoint(got.site).URL}, err
+// query is a call that mints nothing.
+func (s *STS) query(ctx context.Context, action string, at Site, m broker.Material, call send) (Call, *exchange, error) {
+	x, err := s.do(ctx, Call{Action: action}, s.site(at, ""), m, nil, call)
+	return Call{Action: action, Region: x.site.Region, Endpoint: s.endpoint(x.site).URL}, x, err
 }

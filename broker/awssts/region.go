@@ -35,7 +35,6 @@ type Health struct {
 // lame holds the sites that did not answer lately. They are asked last.
 type lame struct {
 	changed func(Health)
-	wake    chan struct{} // capacity 1: there is something to probe
 
 	mu    sync.Mutex
 	sites map[Site]Health
@@ -45,7 +44,7 @@ func newLame(changed func(Health)) lame {
 	if changed == nil {
 		changed = func(Health) {}
 	}
-	return lame{changed: changed, wake: make(chan struct{}, 1), sites: map[Site]Health{}}
+	return lame{changed: changed, sites: map[Site]Health{}}
 }
 
 func (l *lame) has(at Site) bool {
@@ -57,30 +56,38 @@ func (l *lame) has(at Site) bool {
 
 func (l *lame) add(at Site, why string) {
 	l.mu.Lock()
-	_, known := l.sites[at]
-	h := Health{Region: at.Region, Lame: true, Since: time.Now(), Why: why}
-	if !known {
-		l.sites[at] = h
-	}
-	l.mu.Unlock()
-	if known {
+	defer l.mu.Unlock()
+	if _, known := l.sites[at]; known {
 		return
 	}
-	l.changed(h)
-	select {
-	case l.wake <- struct{}{}:
-	default:
+	h := Health{Region: at.Region, Lame: true, Since: time.Now(), Why: why}
+	first := !l.inLocked(at.Region)
+	l.sites[at] = h
+	if first {
+		l.changed(h)
 	}
 }
 
 func (l *lame) heal(at Site) {
 	l.mu.Lock()
-	_, known := l.sites[at]
+	defer l.mu.Unlock()
+	if _, known := l.sites[at]; !known {
+		return
+	}
 	delete(l.sites, at)
-	l.mu.Unlock()
-	if known {
+	if !l.inLocked(at.Region) {
 		l.changed(Health{Region: at.Region, Since: time.Now()})
 	}
+}
+
+// inLocked reports whether an endpoint of the region is lame: it may have several.
+func (l *lame) inLocked(region string) bool {
+	for at := range l.sites {
+		if at.Region == region {
+			return true
+		}
+	}
+	return false
 }
 
 func (l *lame) all() []Site {
@@ -109,16 +116,17 @@ func (s *STS) Health() []Health {
 // Run probes regions that do not answer, until ctx ends. Without it such a
 // region is asked again only when no other answers either.
 func (s *STS) Run(ctx context.Context) error {
-	timer := time.NewTimer(probeEvery)
-	defer timer.Stop()
+	if len(s.o.Fallback) == 0 {
+		<-ctx.Done()
+		return nil
+	}
+	ticker := time.NewTicker(probeEvery)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-s.lame.wake:
-			timer.Reset(probeEvery)
-			continue
-		case <-timer.C:
+		case <-ticker.C:
 		}
 		var wg sync.WaitGroup
 		for _, at := range s.lame.all() {
@@ -129,9 +137,6 @@ func (s *STS) Run(ctx context.Context) error {
 			})
 		}
 		wg.Wait()
-		if len(s.lame.all()) > 0 {
-			timer.Reset(probeEvery)
-		}
 	}
 }
 
@@ -142,7 +147,7 @@ func (s *STS) probe(ctx context.Context, at Site) bool {
 		_, err := api.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 		return err
 	})
-	return err == nil || x.code != "" && x.status < http.StatusInternalServerError
+	return err != nil && x.code != "" && x.status < http.StatusInternalServerError
 }
 
 // disabled remembers the sites where an account has not activated STS.
@@ -177,7 +182,8 @@ func (s *STS) route(at Site, off *disabled) []Site {
 	e, partition := s.endpoint(at), PartitionOf(at.Region)
 	for _, region := range s.o.Fallback {
 		f := s.site(Site{Region: region, FIPS: at.FIPS, DualStack: at.DualStack}, "")
-		// What a store of its own mints is nothing to AWS, and the other way round.
+		// What a store of its own mints is nothing to AWS, and the other way round. Other
+		// endpoints that are configured are AWS's, reached by another way (a VPC's).
 		if slices.Contains(sites, f) || region == at.Region || PartitionOf(region) != partition || s.endpoint(f).Compatible != e.Compatible {
 			continue
 		}
@@ -196,7 +202,10 @@ func (s *STS) do(ctx context.Context, c Call, at Site, m broker.Material, off *d
 		off = &disabled{}
 	}
 	sites := s.route(at, off)
-	var failed []*broker.Error
+	if len(sites) == 1 {
+		return s.call(ctx, c, at, m, call)
+	}
+	var failed failures
 	var x *exchange
 	for _, site := range sites {
 		var err error
@@ -206,52 +215,55 @@ func (s *STS) do(ctx context.Context, c Call, at Site, m broker.Material, off *d
 			return x, nil
 		}
 		e := broker.AsError(err)
-		if len(sites) == 1 {
-			return x, e
-		}
+		f := failure{Error: e}
 		switch {
 		case errors.Is(ctx.Err(), context.Canceled): // nobody wants the answer any more
 			return x, e
+		case ctx.Err() != nil: // it had no time of its own, which is not its fault
+			return x, append(failed, failure{e, true}).together()
 		case x.code == "RegionDisabledException" || x.code == "RegionDisabled":
 			off.add(site)
-		case x.silent(e):
+		case x.unanswered(e):
+			f.unanswered = true
 			s.lame.add(site, e.Public)
 		case site != at && e.Kind == broker.KindDenied && !e.Signer:
 		default:
 			return x, e
 		}
-		failed = append(failed, e)
-		if ctx.Err() != nil {
-			break
-		}
+		failed = append(failed, f)
 	}
-	return x, together(failed)
+	return x, failed.together()
 }
 
-// silent reports whether the region gave no answer: it cannot be reached, took
-// too long, or failed inside. Throttling is an answer.
-func (x *exchange) silent(e *broker.Error) bool {
+// unanswered reports whether the region gave no answer: it cannot be reached,
+// took too long, or failed inside. Throttling is an answer.
+func (x *exchange) unanswered(e *broker.Error) bool {
 	if e.Kind == broker.KindThrottled || x.sent.IsZero() {
 		return false
 	}
 	return x.status == 0 || x.status >= http.StatusInternalServerError
 }
 
-// together is the error of several regions, of which none answered.
-func together(failed []*broker.Error) *broker.Error {
-	first := *failed[0]
-	if len(failed) == 1 {
-		return &first
-	}
-	disabled := true
+// failure is how one region failed to answer, or failed the caller.
+type failure struct {
+	*broker.Error
+	unanswered bool
+}
+
+type failures []failure
+
+// together is the error of several regions. While one of them may yet answer, it
+// passes. If all answered, and none granted, the last word counts.
+func (all failures) together() *broker.Error {
+	last := all[len(all)-1]
+	out := *last.Error
 	var public []string
-	for _, e := range failed {
-		disabled = disabled && strings.HasPrefix(e.Code, "RegionDisabled")
-		public = append(public, e.Public)
+	for _, f := range all {
+		public = append(public, f.Public)
+		if f.unanswered {
+			out.Kind, out.Code, out.Own, out.Signer = broker.KindUnavailable, "", false, false
+		}
 	}
-	if !disabled {
-		first.Kind, first.Code = broker.KindUnavailable, ""
-	}
-	first.Public = strings.Join(public, "; then ")
-	return &first
+	out.Public = strings.Join(public, "; then ")
+	return &out
 }

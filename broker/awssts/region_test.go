@@ -147,10 +147,21 @@ func TestFallback(t *testing.T) {
 		answer http.Handler
 		most   time.Duration // for the first credential
 	}{
-		"black hole":      {true, nil, connectTimeout},
-		"silent":          {false, silence, timeout},
-		"HTTP 500":        {false, refusing(500, "InternalFailure"), 0},
-		"HTTP 503":        {false, refusing(503, "ServiceUnavailable"), 0},
+		"black hole": {true, nil, connectTimeout},
+		"silent":     {false, silence, timeout},
+		"HTTP 500":   {false, refusing(500, "InternalFailure"), 0},
+		"HTTP 503":   {false, refusing(503, "ServiceUnavailable"), 0},
+		"stalls in the body": {false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}), timeout},
+		"cut in the body": {false, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "500")
+			_, _ = io.WriteString(w, "<AssumeRoleResponse")
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}), 0},
 		"502 from nobody": {false, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "Bad Gateway", http.StatusBadGateway) }), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -242,6 +253,11 @@ func TestWhatAStandInRefusesIsNotTheAnswer(t *testing.T) {
 		if h := e.Health(); len(h) != 1 {
 			t.Errorf("health %+v", h)
 		}
+		// A session that has expired has expired everywhere.
+		e.regions["eu-west-1"].set(false, refusing(403, "ExpiredToken"))
+		if _, _, err = e.mint(t); !broker.AsError(err).Signer {
+			t.Error(err)
+		}
 		// A stand-in's word on what is wrong with the call itself counts.
 		e.regions["eu-west-1"].set(false, refusing(400, "PackedPolicyTooLarge"))
 		if _, _, err = e.mint(t); broker.AsError(err).Kind != broker.KindConfig {
@@ -307,6 +323,85 @@ func TestNobodyAnswers(t *testing.T) {
 	})
 }
 
+// Of regions that all answered, and none granted, the last word counts: nothing
+// of it passes by itself.
+func TestDisabledAndDeniedDoesNotPass(t *testing.T) {
+	onEarth(t, Options{Fallback: []string{"eu-west-1"}}, func(t *testing.T, e *earth) {
+		e.regions["eu-central-1"].set(false, refusing(403, "RegionDisabledException"))
+		e.regions["eu-west-1"].set(false, refusing(403, "AccessDenied"))
+		_, _, err := e.mint(t)
+		if got := broker.AsError(err); got.Kind != broker.KindDenied || got.Code != "AccessDenied" || !strings.Contains(got.Public, "RegionDisabled") {
+			t.Errorf("kind %v, code %q: %s", got.Kind, got.Code, got.Public)
+		}
+	})
+}
+
+// A region that was asked when the mint's own time ran out is not lame.
+func TestOwnDeadlineIsNotLameness(t *testing.T) {
+	onEarth(t, Options{Fallback: []string{"eu-west-1"}}, func(t *testing.T, e *earth) {
+		e.regions["eu-central-1"].set(false, silence)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := e.Role(Role{Site: at, ARN: deploy, SessionName: "tester"}).Mint(ctx, signedBy(longTerm))
+		if got := broker.AsError(err); got.Kind != broker.KindUnavailable || len(e.Health()) != 0 {
+			t.Errorf("%v, health %+v", got, e.Health())
+		}
+		e.CloseIdle()
+	})
+}
+
+// What answers a probe, and is no refusal of STS's, heals nothing.
+func TestProbeIsNotFooled(t *testing.T) {
+	for name, body := range map[string]string{"empty": "", "HTML": "<html><body>hello</body></html>", "XML": `<?xml version="1.0"?><ok></ok>`} {
+		t.Run(name, func(t *testing.T) {
+			onEarth(t, Options{Fallback: []string{"eu-west-1"}}, func(t *testing.T, e *earth) {
+				first := e.regions["eu-central-1"]
+				first.set(true, nil)
+				if _, _, err := e.mint(t); err != nil {
+					t.Fatal(err)
+				}
+				first.set(false, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+				time.Sleep(time.Minute)
+				if len(e.Health()) != 1 || first.calls() == 0 {
+					t.Errorf("healed by it, or never probed (%d calls)", first.calls())
+				}
+			})
+		})
+	}
+}
+
+// One region that comes and goes does not keep another from being probed.
+func TestProbesAreNotStarved(t *testing.T) {
+	onEarth(t, Options{Fallback: []string{"eu-west-1"}}, func(t *testing.T, e *earth) {
+		e.lame.add(Site{Region: "eu-central-1"}, "x")
+		for range 12 {
+			e.lame.add(Site{Region: "eu-north-1"}, "x")
+			time.Sleep(5 * time.Second)
+			e.lame.heal(Site{Region: "eu-north-1"})
+			time.Sleep(5 * time.Second)
+		}
+		if len(e.Health()) != 0 {
+			t.Errorf("%d probes in two minutes, health %+v", e.regions["eu-central-1"].calls(), e.Health())
+		}
+	})
+}
+
+// A region is told to be lame while any of its endpoints is.
+func TestHealthOfARegionWithTwoEndpoints(t *testing.T) {
+	var told []bool
+	l := newLame(func(h Health) { told = append(told, h.Lame) })
+	a, b := Site{Region: "us-east-1"}, Site{Region: "us-east-1", FIPS: true}
+	l.add(a, "x")
+	l.add(b, "x")
+	l.heal(a)
+	if len(told) != 1 || !told[0] {
+		t.Errorf("told %v while one is lame", told)
+	}
+	if l.heal(b); len(told) != 2 || told[1] {
+		t.Errorf("told %v when both are well", told)
+	}
+}
+
 // A caller's leaving, or a reload, says nothing of a region.
 func TestGivingUpIsNotLameness(t *testing.T) {
 	onEarth(t, Options{Fallback: []string{"eu-west-1"}}, func(t *testing.T, e *earth) {
@@ -332,16 +427,18 @@ func TestRoute(t *testing.T) {
 		at   Site
 		want string
 	}{
-		"none":                  {Options{}, Site{Region: "eu-west-1"}, "eu-west-1"},
-		"in order":              {Options{Fallback: []string{"eu-north-1", "us-east-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1 us-east-1"},
-		"itself":                {Options{Fallback: []string{"eu-west-1", "eu-north-1", "eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1"},
-		"another partition":     {Options{Fallback: []string{"us-gov-west-1", "cn-north-1", "us-east-1"}}, Site{Region: "us-gov-east-1"}, "us-gov-east-1 us-gov-west-1"},
-		"override":              {Options{Override: &Endpoint{URL: "https://x.example.com"}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1"},
-		"a URL of its own":      {Options{Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1", URL: "https://x.example.com"}, "eu-west-1"},
-		"from a store":          {Options{Endpoints: map[string]Endpoint{"here": private}, Fallback: []string{"eu-north-1"}}, Site{Region: "here"}, "here"},
-		"to a store":            {Options{Endpoints: map[string]Endpoint{"here": private}, Fallback: []string{"here"}}, Site{Region: "eu-west-1"}, "eu-west-1"},
-		"store to store":        {Options{Endpoints: map[string]Endpoint{"here": private, "there": private}, Fallback: []string{"there"}}, Site{Region: "here"}, "here there"},
-		"a VPC endpoint to AWS": {Options{Endpoints: map[string]Endpoint{"eu-west-1": {URL: "https://vpce.example.com"}}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1"},
+		"none":              {Options{}, Site{Region: "eu-west-1"}, "eu-west-1"},
+		"in order":          {Options{Fallback: []string{"eu-north-1", "us-east-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1 us-east-1"},
+		"itself":            {Options{Fallback: []string{"eu-west-1", "eu-north-1", "eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1"},
+		"another partition": {Options{Fallback: []string{"us-gov-west-1", "cn-north-1", "us-east-1"}}, Site{Region: "us-gov-east-1"}, "us-gov-east-1 us-gov-west-1"},
+		"override":          {Options{Override: &Endpoint{URL: "https://x.example.com"}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1"},
+		"a URL of its own":  {Options{Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1", URL: "https://x.example.com"}, "eu-west-1"},
+		"from a store":      {Options{Endpoints: map[string]Endpoint{"here": private}, Fallback: []string{"eu-north-1"}}, Site{Region: "here"}, "here"},
+		"to a store":        {Options{Endpoints: map[string]Endpoint{"here": private}, Fallback: []string{"here"}}, Site{Region: "eu-west-1"}, "eu-west-1"},
+		"store to store":    {Options{Endpoints: map[string]Endpoint{"here": private, "there": private}, Fallback: []string{"there"}}, Site{Region: "here"}, "here there"},
+		"an unknown to AWS": {Options{Endpoints: map[string]Endpoint{"eu-west-1": {URL: "https://vpce.example.com"}}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1"},
+		"AWS to an unknown": {Options{Endpoints: map[string]Endpoint{"eu-north-1": {URL: "https://vpce.example.com"}}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1"},
+		"both configured":   {Options{Endpoints: map[string]Endpoint{"eu-west-1": {URL: "https://a.example.com"}, "eu-north-1": {URL: "https://b.example.com"}}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1"},
 	} {
 		s := newSTS(t, c.o)
 		var got []string

@@ -113,6 +113,7 @@ func (t *transport) Do(r *http.Request) (*http.Response, error) {
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
+		x.status = 0 // an answer that breaks off is none
 		return nil, err
 	}
 	if len(body) > maxAnswer {

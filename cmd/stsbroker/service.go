@@ -110,9 +110,9 @@ func (l local) get(ctx context.Context, profile string) (*broker.Set, error) {
 	return patient(ctx, a, 100*time.Millisecond, l.broker.Get) // the broker says when to try again
 }
 
-// getForChild makes sure that a child of exec will find credentials: those that
-// are held, or new ones where each exec has its own.
-func (l local) getForChild(ctx context.Context, profile string) error {
+// getForChild makes sure that the child of exec with this token will find
+// credentials: those that are held, or new ones where each exec has its own.
+func (l local) getForChild(ctx context.Context, profile, token string) error {
 	a, err := l.ask(profile)
 	if err != nil {
 		return err
@@ -121,7 +121,7 @@ func (l local) getForChild(ctx context.Context, profile string) error {
 		_, err = l.get(ctx, profile)
 		return err
 	}
-	a.Caller.Exec = true
+	a.Caller.Exec, a.Caller.Token = true, token
 	_, err = patient(ctx, a, 2*time.Second, l.broker.Refresh)
 	return err
 }
@@ -268,17 +268,22 @@ func (l local) Child(ctx context.Context, profile, resume string) (control.Child
 	if err := l.servable(profile); err != nil {
 		return control.Child{}, err
 	}
-	if resume == "" {
-		if err := l.getForChild(ctx, profile); err != nil {
-			return control.Child{}, explain(err)
-		}
-	}
 	uid, _ := l.who.Peer.UID()
 	issued, revoke, err := l.tokens.ForChild(uid, l.bind, profile, resume)
 	if err != nil {
 		return control.Child{}, err
 	}
-	return control.Child{Endpoint: l.endpoint(profile, issued.Token.Reveal()), Release: revoke, Revoked: issued.Revoked}, nil
+	release := func() {
+		revoke()
+		l.broker.Release(issued.ID)
+	}
+	if resume == "" {
+		if err := l.getForChild(ctx, profile, issued.ID); err != nil {
+			release()
+			return control.Child{}, explain(err)
+		}
+	}
+	return control.Child{Endpoint: l.endpoint(profile, issued.Token.Reveal()), Release: release, Revoked: issued.Revoked}, nil
 }
 
 // CreateToken implements control.Service.
