@@ -427,18 +427,17 @@ func TestRoute(t *testing.T) {
 		at   Site
 		want string
 	}{
-		"none":              {Options{}, Site{Region: "eu-west-1"}, "eu-west-1"},
-		"in order":          {Options{Fallback: []string{"eu-north-1", "us-east-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1 us-east-1"},
-		"itself":            {Options{Fallback: []string{"eu-west-1", "eu-north-1", "eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1"},
-		"another partition": {Options{Fallback: []string{"us-gov-west-1", "cn-north-1", "us-east-1"}}, Site{Region: "us-gov-east-1"}, "us-gov-east-1 us-gov-west-1"},
-		"override":          {Options{Override: &Endpoint{URL: "https://x.example.com"}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1"},
-		"a URL of its own":  {Options{Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1", URL: "https://x.example.com"}, "eu-west-1"},
-		"from a store":      {Options{Endpoints: map[string]Endpoint{"here": private}, Fallback: []string{"eu-north-1"}}, Site{Region: "here"}, "here"},
-		"to a store":        {Options{Endpoints: map[string]Endpoint{"here": private}, Fallback: []string{"here"}}, Site{Region: "eu-west-1"}, "eu-west-1"},
-		"store to store":    {Options{Endpoints: map[string]Endpoint{"here": private, "there": private}, Fallback: []string{"there"}}, Site{Region: "here"}, "here there"},
-		"an unknown to AWS": {Options{Endpoints: map[string]Endpoint{"eu-west-1": {URL: "https://vpce.example.com"}}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1"},
-		"AWS to an unknown": {Options{Endpoints: map[string]Endpoint{"eu-north-1": {URL: "https://vpce.example.com"}}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1"},
-		"both configured":   {Options{Endpoints: map[string]Endpoint{"eu-west-1": {URL: "https://a.example.com"}, "eu-north-1": {URL: "https://b.example.com"}}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1"},
+		"none":                  {Options{}, Site{Region: "eu-west-1"}, "eu-west-1"},
+		"in order":              {Options{Fallback: []string{"eu-north-1", "us-east-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1 us-east-1"},
+		"itself":                {Options{Fallback: []string{"eu-west-1", "eu-north-1", "eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1"},
+		"another partition":     {Options{Fallback: []string{"us-gov-west-1", "cn-north-1", "us-east-1"}}, Site{Region: "us-gov-east-1"}, "us-gov-east-1 us-gov-west-1"},
+		"override":              {Options{Override: &Endpoint{URL: "https://x.example.com"}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1"},
+		"a URL of its own":      {Options{Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1", URL: "https://x.example.com"}, "eu-west-1"},
+		"from a store":          {Options{Endpoints: map[string]Endpoint{"here": private}, Fallback: []string{"eu-north-1"}}, Site{Region: "here"}, "here"},
+		"to a store":            {Options{Endpoints: map[string]Endpoint{"here": private}, Fallback: []string{"here"}}, Site{Region: "eu-west-1"}, "eu-west-1"},
+		"store to store":        {Options{Endpoints: map[string]Endpoint{"here": private, "there": private}, Fallback: []string{"there"}}, Site{Region: "here"}, "here there"},
+		"a VPC endpoint to AWS": {Options{Endpoints: map[string]Endpoint{"eu-west-1": {URL: "https://vpce.example.com"}}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1"},
+		"AWS to a VPC endpoint": {Options{Endpoints: map[string]Endpoint{"eu-north-1": {URL: "https://vpce.example.com"}}, Fallback: []string{"eu-north-1"}}, Site{Region: "eu-west-1"}, "eu-west-1 eu-north-1"},
 	} {
 		s := newSTS(t, c.o)
 		var got []string
