@@ -11,9 +11,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/internal/printable"
 )
 
 const (
@@ -212,20 +212,10 @@ func (m *Minter) badStatus(r reply) error {
 // refused words an endpoint's own error: the code for clients, what it says
 // about it for the log.
 func (m *Minter) refused(kind broker.Kind, a answer) *broker.Error {
-	code := printable(a.Code)
+	code := printable.Text(a.Code, maxText)
 	err := &broker.Error{Kind: kind, Code: code, Public: "credential_source " + m.source + ": the endpoint refused with " + code}
-	if text := printable(a.Message); text != "" {
+	if text := printable.Text(a.Message, maxText); text != "" {
 		err.Cause = errors.New("it said: " + text)
 	}
 	return err
-}
-
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, s)
-	return strings.ToValidUTF8(s[:min(len(s), maxText)], "")
 }

@@ -20,10 +20,8 @@ import (
 type assertion struct {
 	roles               []samlRole // each pair once, in the assertion's order
 	sessionName         string
-	sessionDuration     time.Duration // for the console, says AWS; 0 when there is none of 900 to 43,200 s
-	sessionNotOnOrAfter time.Time     // when sessions must end; zero when nothing says so
-	notOnOrAfter        time.Time     // when STS takes the assertion no more; zero when nothing says so
-	encrypted           bool          // only AWS can read it, and nothing else is known
+	sessionNotOnOrAfter time.Time // when sessions must end; zero when nothing says so
+	encrypted           bool      // only AWS can read it, and nothing else is known
 }
 
 // samlRole is a role and the identity provider in IAM through which it is offered.
@@ -31,9 +29,8 @@ type samlRole struct{ role, principal string }
 
 // Names of attributes, the same in every partition.
 const (
-	samlRoleAttribute     = "https://aws.amazon.com/SAML/Attributes/Role"
-	samlNameAttribute     = "https://aws.amazon.com/SAML/Attributes/RoleSessionName"
-	samlDurationAttribute = "https://aws.amazon.com/SAML/Attributes/SessionDuration"
+	samlRoleAttribute = "https://aws.amazon.com/SAML/Attributes/Role"
+	samlNameAttribute = "https://aws.amazon.com/SAML/Attributes/RoleSessionName"
 )
 
 // samlResponse and samlAssertion are the elements of SAML 2.0 core that matter
@@ -44,7 +41,6 @@ type samlResponse struct {
 }
 
 type samlAssertion struct {
-	Conditions []samlElement `xml:"urn:oasis:names:tc:SAML:2.0:assertion Conditions"`
 	Statements []samlElement `xml:"urn:oasis:names:tc:SAML:2.0:assertion AuthnStatement"`
 	Attributes []samlElement `xml:"urn:oasis:names:tc:SAML:2.0:assertion AttributeStatement>Attribute"`
 }
@@ -149,11 +145,6 @@ func (d withoutDTD) Token() (xml.Token, error) {
 }
 
 func (a *assertion) add(s samlAssertion) error {
-	for _, e := range s.Conditions {
-		if err := earliest(&a.notOnOrAfter, e.attr("NotOnOrAfter")); err != nil {
-			return err
-		}
-	}
 	for _, e := range s.Statements {
 		if err := earliest(&a.sessionNotOnOrAfter, e.attr("SessionNotOnOrAfter")); err != nil {
 			return err
@@ -172,10 +163,6 @@ func (a *assertion) add(s samlAssertion) error {
 				if a.sessionName == "" {
 					a.sessionName = v
 				}
-			case samlDurationAttribute:
-				if n, err := strconv.Atoi(v); err == nil && n >= 900 && n <= 43200 && a.sessionDuration == 0 {
-					a.sessionDuration = time.Duration(n) * time.Second
-				}
 			}
 		}
 	}
@@ -193,7 +180,7 @@ func earliest(t *time.Time, value string) error {
 		at, err = time.Parse("2006-01-02T15:04:05", value)
 	}
 	if err != nil {
-		return errors.New("one of its NotOnOrAfter or SessionNotOnOrAfter is not a time")
+		return errors.New("one of its SessionNotOnOrAfter is not a time")
 	}
 	if t.IsZero() || at.Before(*t) {
 		*t = at.UTC()

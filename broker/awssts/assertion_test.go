@@ -60,13 +60,11 @@ func samlEncoded(document string) string { return base64.StdEncoding.EncodeToStr
 func TestReadAssertion(t *testing.T) {
 	whole := samlDocument(
 		samlAttribute(samlRoleAttribute, samlDeploy+","+samlIDP, "\n "+samlIDP2+" ,\n "+samlRead+"\n", samlDeploy+","+samlIDP),
-		samlAttribute(samlNameAttribute, samlCanary+"@example.com"), samlAttribute(samlDurationAttribute, "28800"))
+		samlAttribute(samlNameAttribute, samlCanary+"@example.com"), samlAttribute("https://aws.amazon.com/SAML/Attributes/SessionDuration", "28800"))
 	want := assertion{
 		roles:               []samlRole{{samlDeploy, samlIDP}, {samlRead, samlIDP2}},
 		sessionName:         samlCanary + "@example.com",
-		sessionDuration:     8 * time.Hour,
 		sessionNotOnOrAfter: time.Date(2026, 11, 22, 20, 0, 0, 0, time.UTC),
-		notOnOrAfter:        time.Date(2026, 11, 22, 12, 5, 0, 250_000_000, time.UTC),
 	}
 	prefixes := strings.NewReplacer("saml:", "", "xmlns:saml", "xmlns")
 	replace := func(old, new string) string {
@@ -89,23 +87,22 @@ func TestReadAssertion(t *testing.T) {
 		"no prefix":      {prefixes.Replace(whole), want},
 		"one role each":  {replace("</saml:AttributeValue><saml:AttributeValue", `</saml:AttributeValue></saml:Attribute><saml:Attribute Name="`+samlRoleAttribute+`"><saml:AttributeValue`), want},
 		"comment inside": {replace("role/deploy", "role/dep<!-- -->loy"), want},
-		"CDATA":          {replace(">28800<", "><![CDATA[28800]]><"), want},
+		"CDATA":          {replace(samlDeploy+",", "<![CDATA["+samlDeploy+",]]>"), want},
 		"offset":         {replace("T20:00:00Z", "T21:00:00+01:00"), want},
 		"no zone":        {replace("T20:00:00Z", "T20:00:00"), want},
 		"no end":         {replace("SessionNotOnOrAfter", "Other"), with(func(a *assertion) { a.sessionNotOnOrAfter = time.Time{} })},
 		"foreign end":    {replace(" SessionNotOnOrAfter", " ds:SessionNotOnOrAfter"), with(func(a *assertion) { a.sessionNotOnOrAfter = time.Time{} })},
-		"no conditions":  {replace("saml:Conditions", "saml:Other"), with(func(a *assertion) { a.notOnOrAfter = time.Time{} })},
+		// What is not used cannot fail a mint; STS judges it.
+		"odd conditions": {replace("T12:05:00.250Z", "24:05"), want},
+		"odd duration":   {replace(">28800<", ">899<"), want},
 		"two ends": {replace("</saml:AuthnStatement>", `</saml:AuthnStatement><saml:AuthnStatement SessionNotOnOrAfter="2026-11-22T13:00:00Z"/><saml:AuthnStatement/>`),
 			with(func(a *assertion) { a.sessionNotOnOrAfter = time.Date(2026, 11, 22, 13, 0, 0, 0, time.UTC) })},
-		"no duration":    {replace(">28800<", "><"), with(func(a *assertion) { a.sessionDuration = 0 })},
-		"short duration": {replace(">28800<", ">899<"), with(func(a *assertion) { a.sessionDuration = 0 })},
-		"long duration":  {replace(">28800<", ">43201<"), with(func(a *assertion) { a.sessionDuration = 0 })},
-		"name's case":    {replace(samlRoleAttribute+`"`, strings.ToLower(samlRoleAttribute)+`"`), with(func(a *assertion) { a.roles = nil })},
-		"namespace":      {replace("<saml:AttributeStatement>", `<saml:AttributeStatement xmlns:saml="urn:other">`), with(func(a *assertion) { a.roles, a.sessionName, a.sessionDuration = nil, "", 0 })},
-		"China":          {strings.ReplaceAll(whole, "arn:aws:", "arn:aws-cn:"), with(func(a *assertion) { a.roles = chinese(a.roles) })},
+		"name's case": {replace(samlRoleAttribute+`"`, strings.ToLower(samlRoleAttribute)+`"`), with(func(a *assertion) { a.roles = nil })},
+		"namespace":   {replace("<saml:AttributeStatement>", `<saml:AttributeStatement xmlns:saml="urn:other">`), with(func(a *assertion) { a.roles, a.sessionName = nil, "" })},
+		"China":       {strings.ReplaceAll(whole, "arn:aws:", "arn:aws-cn:"), with(func(a *assertion) { a.roles = chinese(a.roles) })},
 		"one provider only, a word, two roles": {samlDocument(samlAttribute(samlRoleAttribute, samlIDP, "admin", "", samlDeploy+","+samlRead, samlDeploy+samlIDP,
 			samlIDP+","+samlIDP2, samlDeploy+","+samlIDP+",x", "arn:aws:iam::12:role/x,"+samlIDP, "arn:aws:iam::123456789012:role/,"+samlIDP, "arn:aws:iam::123456789012:role/a b,"+samlIDP)),
-			with(func(a *assertion) { a.roles, a.sessionName, a.sessionDuration = nil, "", 0 })},
+			with(func(a *assertion) { a.roles, a.sessionName = nil, "" })},
 		"encrypted":       {fmt.Sprintf(samlWrapped, `<e:EncryptedAssertion xmlns:e="`+samlCore+`"><x:EncryptedData xmlns:x="http://www.w3.org/2001/04/xmlenc#">AAAA</x:EncryptedData></e:EncryptedAssertion>`), assertion{encrypted: true}},
 		"encrypted, bare": {`<EncryptedAssertion xmlns="` + samlCore + `"><a/></EncryptedAssertion>`, assertion{encrypted: true}},
 	} {
@@ -162,7 +159,6 @@ func TestReadAssertionRefuses(t *testing.T) {
 		"no assertion":     {samlEncoded(fmt.Sprintf(samlWrapped, "")), "without an assertion"},
 		"hidden assertion": {samlEncoded(fmt.Sprintf(samlWrapped, "<samlp:Extensions>"+whole+"</samlp:Extensions>")), "without an assertion"},
 		"no time":          {samlEncoded(strings.Replace(whole, "T20:00:00Z", "T"+samlCanary, 1)), "not a time"},
-		"no time either":   {samlEncoded(strings.Replace(whole, "T12:05:00.250Z", "", 1)), "not a time"},
 		"deep":             {samlEncoded(fmt.Sprintf(samlWrapped, strings.Repeat("<a>", 24_000))), notSAML},
 		"long":             {strings.Repeat("A", maxInput+1), "longer than 100000 characters"},
 	} {
@@ -225,7 +221,7 @@ func TestChooseRole(t *testing.T) {
 func FuzzReadAssertion(f *testing.F) {
 	pair := samlDeploy + "," + samlIDP
 	for _, document := range []string{
-		samlDocument(samlAttribute(samlRoleAttribute, pair, samlIDP2+","+samlRead), samlAttribute(samlNameAttribute, "me"), samlAttribute(samlDurationAttribute, "3600")),
+		samlDocument(samlAttribute(samlRoleAttribute, pair, samlIDP2+","+samlRead), samlAttribute(samlNameAttribute, "me")),
 		`<Assertion xmlns="` + samlCore + `"><AttributeStatement><Attribute Name="` + samlRoleAttribute + `"><AttributeValue>` + pair + `</AttributeValue></Attribute></AttributeStatement></Assertion>`,
 		fmt.Sprintf(samlWrapped, `<EncryptedAssertion xmlns="`+samlCore+`"/>`),
 		`<!DOCTYPE a><a/>`,
@@ -244,9 +240,6 @@ func FuzzReadAssertion(f *testing.F) {
 				t.Errorf("%+v, %v", a, err)
 			}
 			return
-		}
-		if a.sessionDuration != 0 && (a.sessionDuration < 900*time.Second || a.sessionDuration > 12*time.Hour) {
-			t.Error(a.sessionDuration)
 		}
 		for i, r := range a.roles {
 			if !strings.HasPrefix(r.role, "arn:") || !strings.HasPrefix(r.principal, "arn:") || !strings.Contains(r.role, ":role/") || !strings.Contains(r.principal, ":saml-provider/") ||

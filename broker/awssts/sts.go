@@ -135,7 +135,7 @@ func (e Endpoint) validate() error {
 		return errors.New("not a URL: want https://HOST[:PORT]") // err would repeat what may hold a password
 	case u.User != nil:
 		return errors.New("a URL with a user or password in it; remove them")
-	case u.RawQuery != "" || u.Fragment != "":
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return fmt.Errorf("%q has a query or fragment; remove it", e.URL)
 	case u.Host == "" || u.Hostname() == "":
 		return fmt.Errorf("%q names no host: want https://HOST[:PORT]", e.URL)

@@ -42,6 +42,7 @@ func TestEndpointsAreValidated(t *testing.T) {
 		"https://me:hunter22@example.com":  "remove them",
 		"https://me:hunter22@exa mple.com": "not a URL",
 		"https://sts.example.com/?a=b":     "query or fragment",
+		"https://sts.example.com?":         "query or fragment",
 		"https://sts.example.com/#a":       "query or fragment",
 	} {
 		for _, o := range []Options{{Override: &Endpoint{URL: u}}, {Endpoints: map[string]Endpoint{"eu-west-1": {URL: u}}}} {

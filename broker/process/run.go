@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/internal/printable"
 )
 
 const (
@@ -141,7 +141,7 @@ func (c *command) name() string {
 	if c.line == "" {
 		name = c.argv[0]
 	}
-	return fmt.Sprintf("%q", printable(filepath.Base(name)))
+	return fmt.Sprintf("%q", printable.Text(filepath.Base(name), maxLine))
 }
 
 func (c *command) refuse(kind broker.Kind, cause error, format string, args ...any) error {
@@ -152,21 +152,11 @@ func (c *command) refuse(kind broker.Kind, cause error, format string, args ...a
 // said is the first line that a command wrote on standard error.
 func said(msg *head) error {
 	for line := range bytes.Lines(msg.buf.Bytes()) {
-		if s := strings.TrimSpace(printable(string(line))); s != "" {
+		if s := strings.TrimSpace(printable.Text(string(line), maxLine)); s != "" {
 			return errors.New("it said: " + s)
 		}
 	}
 	return errors.New("it said nothing on standard error")
-}
-
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, s)
-	return strings.ToValidUTF8(s[:min(len(s), maxLine)], "")
 }
 
 // head keeps the first bytes that are written to it and drops the others.

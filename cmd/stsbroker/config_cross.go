@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/stsbroker/stsbroker/broker/awssts"
 )
 
 // document is a configuration that has been read to its end, for what depends on more
@@ -72,7 +74,11 @@ func (r *configReader) checkSources(w document) {
 			r.fail(s.node, s.path, "%s is a session of GetSessionToken, which can call of STS AssumeRole and GetCallerIdentity alone; "+
 				"name a role, or write key: %s instead of source", s.name, cmp.Or(source.Session.Key, "NAME"))
 		case user.Role != nil && user.Role.Duration > mostChained && source.temporary():
-			r.warn(s.node, s.path, "%s holds temporary credentials, with which STS grants a role 1h at most; duration %s will be 1h", s.name, short(user.Role.Duration))
+			holds, be := "holds", "will be"
+			if source.Ambient { // unless it finds long-term keys
+				holds, be = "may hold", "is then"
+			}
+			r.warn(s.node, s.path, "%s %s temporary credentials, with which STS grants a role 1h at most; duration %s %s 1h", s.name, holds, short(user.Role.Duration), be)
 		}
 		if loop := loopFrom(s.profile, next); loop != nil && slices.Min(loop) == s.profile {
 			r.fail(s.node, s.path, "the sources run in a loop: %s; name a key somewhere in it", strings.Join(append(loop, s.profile), " → "))
@@ -130,6 +136,32 @@ func (r *configReader) checkChain(w document, c *RoleConfig, seen map[string]*ya
 			named = false // what is further up is compared there
 		}
 		name = above.Role.Source
+	}
+}
+
+// checkKin holds ARNs to the partition and the account of the one that they go
+// with, what of that is known: AWS wants them to be the same. A store that is not
+// AWS has rules of its own.
+func (r *configReader) checkKin(w document, profile, what, arn string, n *yaml.Node, p string, others ...string) {
+	partition := func(arn string) string { // "" for what is no ARN
+		if parts := strings.SplitN(arn, ":", 3); len(parts) == 3 && parts[0] == "arn" {
+			return parts[1]
+		}
+		return ""
+	}
+	if w.compatible(w.profile[profile].Region) {
+		return
+	}
+	for _, other := range others {
+		for _, of := range []struct {
+			what      string
+			ours, its string
+		}{{"partition", partition(arn), partition(other)}, {"account", awssts.AccountOf(arn), awssts.AccountOf(other)}} {
+			if of.ours != "" && of.its != "" && of.ours != of.its {
+				r.fail(n, p, "%s is of the %s %s, and the %s of %s; both must be of one", other, of.what, of.its, what, of.ours)
+				break
+			}
+		}
 	}
 }
 

@@ -113,11 +113,11 @@ func (r *configReader) sts(to *STSConfig, n *yaml.Node, p string) {
 
 func (r *configReader) endpoint(n *yaml.Node, p string) (e EndpointConfig) {
 	if n.Kind != yaml.MappingNode {
-		r.text(&e.URL, checkEndpoint)(n, p)
+		r.text(&e.URL, awssts.CheckURL)(n, p)
 		return e
 	}
 	seen, clean := r.mapping(n, p, fields{
-		"url":        r.text(&e.URL, checkEndpoint),
+		"url":        r.text(&e.URL, awssts.CheckURL),
 		"compatible": r.flag(&e.Compatible),
 	})
 	r.need(seen, clean, n, p, "url")
@@ -239,6 +239,7 @@ func (r *configReader) role(profile string, n *yaml.Node, p string) *RoleConfig 
 			r.fail(cmp.Or(seen["key"], seen["source"], n), p, "%s, and the root user cannot assume roles; sign with the key of an IAM user, or with a role", why)
 		}
 		r.checkChain(w, &c, seen, p)
+		r.checkKin(w, profile, "role", c.ARN, seen["policy_arns"], join(p, "policy_arns"), c.PolicyARNs...)
 	})
 	return &c
 }
@@ -258,6 +259,7 @@ func (r *configReader) webIdentity(profile string, n *yaml.Node, p string) *WebI
 			r.fail(seen["provider_id"], join(p, "provider_id"), "%q is no provider of OAuth 2.0 access tokens that STS knows, which are %s; "+
 				"leave provider_id out for OpenID Connect", c.ProviderID, strings.Join(oauthProviders, " and "))
 		}
+		r.checkKin(w, profile, "role", c.ARN, seen["policy_arns"], join(p, "policy_arns"), c.PolicyARNs...)
 	})
 	return &c
 }
@@ -270,6 +272,10 @@ func (r *configReader) saml(profile string, n *yaml.Node, p string) *SAMLConfig 
 		"duration":      r.credentialLife(&c.Duration, mostRole),
 	}))
 	r.needInput(seen, clean, n, p, "assertion")
+	r.later = append(r.later, func(w document) {
+		r.checkKin(w, profile, "role", c.ARN, seen["principal_arn"], join(p, "principal_arn"), c.PrincipalARN)
+		r.checkKin(w, profile, "role", c.ARN, seen["policy_arns"], join(p, "policy_arns"), c.PolicyARNs...)
+	})
 	return &c
 }
 
@@ -317,6 +323,7 @@ func (r *configReader) root(profile string, n *yaml.Node, p string) *RootConfig 
 		if why := w.rootUser(c.Source, c.Key); why != "" && c.Key != "" {
 			r.fail(seen["key"], p, "%s, and the root user cannot call AssumeRoot; sign with the key of an IAM user, or with a role", why)
 		}
+		r.checkKin(w, profile, "target", c.Target, seen["task_policy_arn"], join(p, "task_policy_arn"), c.TaskPolicyARN)
 	})
 	return &c
 }

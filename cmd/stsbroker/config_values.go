@@ -143,12 +143,24 @@ func checkCustody(s string) error {
 	return fmt.Errorf("%q is no custody: file or env%s", s, didYouMean(s, []string{custodyFile, custodyEnv}))
 }
 
-func checkRoleARN(s string) error {
-	if len(s) > 2048 || !roleARN().MatchString(s) {
-		return fmt.Errorf("%q is not the ARN of a role; write it as arn:aws:iam::123456789012:role/NAME", s)
+// arnOf checks an ARN of one kind. what it is to be, and an example, are for who
+// wrote another.
+func arnOf(what string, shape func() *regexp.Regexp, example string) func(string) error {
+	return func(s string) error {
+		if len(s) > 2048 || !shape().MatchString(s) {
+			return fmt.Errorf("%q is not the %s; write it as %s", s, what, example)
+		}
+		return nil
 	}
-	return nil
 }
+
+var (
+	checkRoleARN      = arnOf("ARN of a role", roleARN, "arn:aws:iam::123456789012:role/NAME")
+	checkPolicyARN    = arnOf("ARN of a managed policy", policyARN, "arn:aws:iam::aws:policy/NAME or arn:aws:iam::123456789012:policy/NAME")
+	checkPrincipalARN = arnOf("ARN of a SAML provider", providerARN, "arn:aws:iam::123456789012:saml-provider/NAME")
+	checkContextARN   = arnOf("ARN of a context provider", contextARN, "arn:aws:iam::aws:contextProvider/IdentityCenter")
+	checkTaskPolicy   = arnOf("policy of a root task", taskPolicyARN, "arn:aws:iam::aws:policy/root-task/"+rootTasks[0])
+)
 
 func checkSessionName(s string) error {
 	literal := placeholder().ReplaceAllString(s, "")
@@ -214,37 +226,9 @@ func checkTagValue(s string) error {
 	return nil
 }
 
-func checkPolicyARN(s string) error {
-	if len(s) > 2048 || !policyARN().MatchString(s) {
-		return fmt.Errorf("%q is not the ARN of a managed policy; write it as arn:aws:iam::aws:policy/NAME or arn:aws:iam::123456789012:policy/NAME", s)
-	}
-	return nil
-}
-
-func checkPrincipalARN(s string) error {
-	if len(s) > 2048 || !providerARN().MatchString(s) {
-		return fmt.Errorf("%q is not the ARN of a SAML provider; write it as arn:aws:iam::123456789012:saml-provider/NAME", s)
-	}
-	return nil
-}
-
-func checkContextARN(s string) error {
-	if len(s) > 2048 || !contextARN().MatchString(s) {
-		return fmt.Errorf("%q is not the ARN of a context provider; write it as arn:aws:iam::aws:contextProvider/IdentityCenter", s)
-	}
-	return nil
-}
-
 func checkTarget(s string) error {
 	if !targetShape().MatchString(s) {
 		return fmt.Errorf("%q is no member account; write its 12 digits, or arn:aws:iam::123456789012:root", s)
-	}
-	return nil
-}
-
-func checkTaskPolicy(s string) error {
-	if len(s) > 2048 || !taskPolicyARN().MatchString(s) {
-		return fmt.Errorf("%q is not the policy of a root task; write it as arn:aws:iam::aws:policy/root-task/%s", s, rootTasks[0])
 	}
 	return nil
 }
@@ -264,27 +248,6 @@ func checkRegionalEndpoints(s string) error {
 	return nil
 }
 
-// checkEndpoint does not repeat a URL that may hold a password.
-func checkEndpoint(s string) error {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil || u.Opaque != "" || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http":
-		return errors.New("not the address of an STS; write it as https://HOST or https://HOST:PORT")
-	case u.User != nil:
-		return errors.New("holds a user name; STS calls are signed, leave it away")
-	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return errors.New("holds a query or a fragment; leave it away")
-	case u.Scheme == "http" && !loopbackHost(u.Hostname()):
-		return fmt.Errorf("http is allowed to loopback only; write https://%s", u.Host)
-	}
-	return nil
-}
-
-func loopbackHost(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
-}
-
 // sameAddress reports whether the URL leads to the listener at address.
 func sameAddress(rawURL, address string) bool {
 	u, err := url.Parse(rawURL)
@@ -296,7 +259,8 @@ func sameAddress(rawURL, address string) bool {
 		return false
 	}
 	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
-	return port == fmt.Sprint(a.Port()) && (u.Hostname() == "localhost" || u.Hostname() == a.Addr().String())
+	ip, err := netip.ParseAddr(u.Hostname())
+	return port == fmt.Sprint(a.Port()) && (strings.EqualFold(u.Hostname(), "localhost") || err == nil && ip.Unmap() == a.Addr())
 }
 
 // noTag reports whether session tags cannot hold the character: AssumeRole, Tag

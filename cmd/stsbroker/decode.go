@@ -70,6 +70,9 @@ The profile needs permission for sts:DecodeAuthorizationMessage. Without
 			})
 		},
 	}
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return fmt.Errorf("%w; a message that begins with - stands behind --, or comes on standard input", err)
+	})
 	c.Flags().StringVar(&profile, "profile", "", "the `profile` whose credentials sign the call")
 	jsonFlag(c, &asJSON)
 	completeProfileFlag(c, g)

@@ -76,7 +76,9 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile string
 	defer signal.Stop(signals)
 	held, release := context.WithCancel(context.WithoutCancel(ctx)) // Ctrl-C ends the wait; once the child runs, it is the child's
 	defer release()
-	stop := context.AfterFunc(ctx, release)
+	ends, deaf := hangup(ctx)
+	defer deaf()
+	stop := context.AfterFunc(ends, release)
 	c, err := child(held, s, profile)
 	var vars variables
 	if err == nil {
@@ -121,12 +123,23 @@ func heard() []os.Signal {
 	return slices.DeleteFunc(slices.Clone(forwarded), signal.Ignored)
 }
 
+// hangup is a context that ends as well when the terminal goes, or its user wants
+// an end: while nothing runs yet, nobody else hears that.
+func hangup(ctx context.Context) (context.Context, context.CancelFunc) {
+	signals := slices.DeleteFunc([]os.Signal{syscall.SIGHUP, syscall.SIGQUIT}, signal.Ignored)
+	if len(signals) == 0 { // for NotifyContext, none are all
+		return context.WithCancel(ctx)
+	}
+	return signal.NotifyContext(ctx, signals...)
+}
+
 // interrupted is the status for a signal that came before the child was started.
 func interrupted(signals <-chan os.Signal) error {
 	for {
 		select {
 		case s := <-signals:
-			if n, ok := s.(syscall.Signal); ok && (n == syscall.SIGINT || n == syscall.SIGTERM) {
+			switch n, _ := s.(syscall.Signal); n {
+			case syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT:
 				return exitStatus(128 + int(n))
 			}
 		default:

@@ -33,7 +33,8 @@ of stsbroker.yaml, an AWS profile that holds one, or an access key id
 
 The account comes from STS. A key of yours asks for itself; for another id the
 credentials of a profile do: the one in AWS_PROFILE, the only one there is, or
-default, unless --profile names it.`,
+default, unless --profile names it. Where STS does not tell the account of a key
+of yours, the rest is printed, and the reason on standard error.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeFirst(g, keyOf),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -45,6 +46,9 @@ default, unless --profile names it.`,
 				k, err := patiently(ctx, "STS to say whose key it is", func(ctx context.Context) (control.KeyInfo, error) { return s.KeyInfo(ctx, args[0], signs) })
 				if err != nil {
 					return err
+				}
+				if k.Unknown != "" {
+					complain("the account is not known: " + k.Unknown)
 				}
 				if asJSON {
 					return printJSON(k)

@@ -28,10 +28,13 @@ type place struct {
 	control string              // the socket
 }
 
+// varEndpointURL sends all calls of STS to one endpoint, above all that files say.
+const varEndpointURL = "AWS_ENDPOINT_URL_STS"
+
 // overrides are the variables that change what the broker does.
 var overrides = []string{
 	"STSBROKER_CONFIG", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_CA_BUNDLE",
-	"AWS_ENDPOINT_URL_STS", "AWS_STS_REGIONAL_ENDPOINTS", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+	varEndpointURL, "AWS_STS_REGIONAL_ENDPOINTS", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
 }
 
 // changed returns the overrides that are set.

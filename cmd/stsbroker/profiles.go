@@ -31,6 +31,7 @@ type catalog struct {
 	files    []string               // that were looked for
 	settings map[string]error       // AWS profiles that only hold settings: what to tell who asks for one
 	sites    map[string]awssts.Site // by profile: where its calls of STS go
+	sessions map[string]string      // profiles that are a session of a key without MFA: the key
 }
 
 // cataloguer turns definitions into minters. It calls nobody.
@@ -46,19 +47,19 @@ type cataloguer struct {
 }
 
 func (c *cataloguer) build() catalog {
-	c.out.keys, c.out.settings, c.out.sites = custody.Set{}, map[string]error{}, map[string]awssts.Site{}
+	c.out = catalog{keys: custody.Set{}, settings: map[string]error{}, sites: map[string]awssts.Site{}, sessions: map[string]string{}}
 	for _, k := range c.cfg.Keys {
 		switch k.Custody {
 		case custodyEnv:
 			c.out.keys[k.Name] = custody.Env(c.getenv)
 			if c.system {
-				c.note(k.Line, SeverityError, "key %s: custody env is not for the system service, which takes no credential from the environment", k.Name)
+				c.note(c.cfg.File, k.Line, SeverityError, "key %s: custody env is not for the system service, which takes no credential from the environment", k.Name)
 			}
 		default:
 			c.out.keys[k.Name] = custody.File(c.files.Credentials, k.Name)
 		}
 		if _, err := c.out.keys.Key(context.Background(), k.Name); err != nil {
-			c.note(k.Line, SeverityWarning, "key %s cannot be had now: %v", k.Name, err)
+			c.note(c.cfg.File, k.Line, SeverityWarning, "key %s cannot be had now: %v", k.Name, err)
 		}
 	}
 	for _, f := range []string{c.cfg.File, c.files.Config, c.files.Credentials} {
@@ -72,7 +73,7 @@ func (c *cataloguer) build() catalog {
 		c.add(c.fromConfig(p))
 	}
 	for _, f := range c.aws.Faults {
-		c.out.findings = append(c.out.findings, Finding{File: f.File, Line: f.Line, Severity: SeverityWarning, Text: f.Message})
+		c.note(f.File, f.Line, SeverityWarning, "%s", f.Message)
 	}
 	for _, p := range c.aws.Settings {
 		if !mine[p.Name] {
@@ -84,20 +85,20 @@ func (c *cataloguer) build() catalog {
 			c.addKey(p)
 		}
 		if mine[p.Name] {
-			c.out.findings = append(c.out.findings, Finding{File: c.cfg.File, Severity: SeverityWarning,
-				Text: fmt.Sprintf("profile %s is also at %s; the one here counts", p.Name, p.Origin)})
+			c.note(c.cfg.File, 0, SeverityWarning, "profile %s is also at %s; the one here counts", p.Name, p.Origin)
 			continue
 		}
 		c.add(c.fromAWS(p))
 	}
 	if warning := custody.Exposed(c.files.Credentials); warning != "" {
-		c.out.findings = append(c.out.findings, Finding{File: c.files.Credentials, Severity: SeverityWarning, Text: warning})
+		c.note(c.files.Credentials, 0, SeverityWarning, "%s", warning)
 	}
 	return c.out
 }
 
-func (c *cataloguer) note(line int, s Severity, format string, args ...any) {
-	c.out.findings = append(c.out.findings, Finding{File: c.cfg.File, Line: line, Severity: s, Text: fmt.Sprintf(format, args...)})
+// note adds a finding; line is 0 for the file as a whole.
+func (c *cataloguer) note(file string, line int, s Severity, format string, args ...any) {
+	c.out.findings = append(c.out.findings, Finding{File: file, Line: line, Severity: s, Text: fmt.Sprintf(format, args...)})
 }
 
 func (c *cataloguer) add(p broker.Profile) {
@@ -133,7 +134,8 @@ func (c *cataloguer) region(own string) string {
 }
 
 func (c *cataloguer) fromConfig(p ProfileConfig) broker.Profile {
-	d := c.draft(broker.Profile{Name: p.Name, Region: c.region(p.Region), Prefetch: p.Prefetch, Origin: fmt.Sprintf("%s:%d", c.cfg.File, p.Line)}, awsconfig.Endpoint{})
+	d := c.draft(broker.Profile{Name: p.Name, Region: p.Region, Prefetch: p.Prefetch, Origin: fmt.Sprintf("%s:%d", c.cfg.File, p.Line)}, awsconfig.Endpoint{})
+	d.line = p.Line
 	switch {
 	case p.Session != nil:
 		s := p.Session
@@ -159,7 +161,7 @@ func (c *cataloguer) fromConfig(p ProfileConfig) broker.Profile {
 			ARN: p.SAML.ARN, PrincipalARN: p.SAML.PrincipalARN, Policy: p.SAML.Policy, PolicyARNs: p.SAML.PolicyARNs,
 			Assertion: d.input("SAML assertion", p.SAML.Assertion), Duration: p.SAML.Duration,
 		}
-		d.mint("AssumeRoleWithSAML", broker.Ref{}, cmp.Or(awssts.AccountOf(m.ARN), "saml "+p.Name), m.ARN, func(at awssts.Site) broker.Minter { m.Site = at; return c.sts.SAML(m) })
+		d.mint("AssumeRoleWithSAML", broker.Ref{}, cmp.Or(awssts.AccountOf(m.ARN), "saml "+p.Name), cmp.Or(m.ARN, m.PrincipalARN), func(at awssts.Site) broker.Minter { m.Site = at; return c.sts.SAML(m) })
 		d.shortNote(m.Duration)
 	case p.Federation != nil:
 		f := p.Federation
@@ -170,7 +172,8 @@ func (c *cataloguer) fromConfig(p ProfileConfig) broker.Profile {
 		m := awssts.Root{Target: p.Root.Target, TaskPolicyARN: p.Root.TaskPolicyARN, Duration: p.Root.Duration}
 		d.out.Once = true
 		account := cmp.Or(awssts.AccountOf(m.Target), m.Target)
-		d.mint("AssumeRoot", d.caller(broker.Ref{Key: p.Root.Key, Profile: p.Root.Source}), account, m.Target, func(at awssts.Site) broker.Minter { m.Site = at; return c.sts.Root(m) })
+		// The target may be digits, which are of no partition; the policy's ARN always is of one.
+		d.mint("AssumeRoot", d.caller(broker.Ref{Key: p.Root.Key, Profile: p.Root.Source}), account, m.TaskPolicyARN, func(at awssts.Site) broker.Minter { m.Site = at; return c.sts.Root(m) })
 	case p.Delegated != nil:
 		ref := d.caller(broker.Ref{Key: p.Delegated.Key, Profile: p.Delegated.Source})
 		m := awssts.Delegated{Token: d.input("trade-in token", p.Delegated.Token)}
@@ -187,79 +190,144 @@ func (c *cataloguer) fromConfig(p ProfileConfig) broker.Profile {
 // role is signed with the session only where that session's MFA is needed, and
 // a temporary signer would clamp the role to an hour.
 func (c *cataloguer) signer(r broker.Ref) broker.Ref {
-	for _, p := range c.cfg.Profiles {
-		if p.Name == r.Profile && p.Session != nil && p.Session.MFA.Serial == "" {
-			return broker.Ref{Key: p.Session.Key}
-		}
-		if p.Name == r.Profile {
-			return r
-		}
-	}
-	for _, p := range c.aws.Profiles {
-		if p.Name == r.Profile && p.Session != nil && p.Session.MFASerial == "" {
-			return broker.Ref{Key: custody.ProfileKey(p.Name)}
-		}
+	if key, device := c.sessionOf(r.Profile); key != "" && device == "" {
+		return broker.Ref{Key: key}
 	}
 	return r
+}
+
+// sessionOf returns the key and the MFA device of a profile that is a session of
+// GetSessionToken, by itself or because the chain of the SDKs leads to one; ""
+// for any other.
+func (c *cataloguer) sessionOf(profile string) (key, device string) {
+	for _, p := range c.cfg.Profiles {
+		switch {
+		case p.Name != profile:
+			continue
+		case p.Session != nil:
+			return p.Session.Key, p.Session.MFA.Serial
+		case !p.Ambient:
+			return "", ""
+		}
+		switch link := c.link(); link.Kind {
+		case ambient.LinkEnvironmentKeys:
+			return c.environmentKeys(), ""
+		case ambient.LinkProfile:
+			return c.sessionOfAWS(link.Profile)
+		}
+		return "", ""
+	}
+	return c.sessionOfAWS(profile)
+}
+
+func (c *cataloguer) sessionOfAWS(profile string) (key, device string) {
+	if p := c.awsProfile(profile); p != nil && p.Session != nil {
+		return custody.ProfileKey(p.Name), p.Session.MFASerial
+	}
+	return "", ""
+}
+
+// awsProfile is the profile of that name of the AWS files, nil for none.
+func (c *cataloguer) awsProfile(name string) *awsconfig.Profile {
+	i := slices.IndexFunc(c.aws.Profiles, func(p awsconfig.Profile) bool { return p.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &c.aws.Profiles[i]
 }
 
 // caller is what signs a call that no session of GetSessionToken may make. What
 // the document alone says was checked with it.
 func (d *draft) caller(r broker.Ref) broker.Ref {
-	for _, p := range d.aws.Profiles {
-		if p.Name == r.Profile && p.Session != nil && p.Session.MFASerial != "" {
-			d.fail(fmt.Errorf("its source %s is a session of GetSessionToken, which may not call this; name a role", p.Name))
-		}
+	if key, device := d.sessionOf(r.Profile); key != "" && device != "" {
+		d.fail(fmt.Errorf("its source %s is a session of GetSessionToken, which may not call this; name a role", r.Profile))
 	}
 	return d.signer(r)
 }
 
 func (c *cataloguer) fromAWS(p awsconfig.Profile) broker.Profile {
-	d := c.draft(broker.Profile{
-		Name: p.Name, Region: c.region(p.Region), Origin: p.Origin, Notes: p.Notes, Unservable: p.Unservable,
-		Hidden: !c.cfg.AWSProfiles.Serves(p.Name),
-	}, p.Endpoint)
+	d := c.draft(broker.Profile{Name: p.Name, Region: p.Region, Origin: p.Origin, Hidden: !c.cfg.AWSProfiles.Serves(p.Name)}, p.Endpoint)
+	d.asAWS(p)
+	return d.out
+}
+
+// asAWS obtains credentials as the profile of the AWS files does.
+func (d *draft) asAWS(p awsconfig.Profile) {
+	d.out.Notes = append(d.out.Notes, p.Notes...)
 	switch {
 	case p.Unservable != nil:
+		d.out.Unservable = p.Unservable
 	case p.Session != nil:
 		d.session(custody.ProfileKey(p.Name), awssts.Session{MFA: awssts.MFA{Serial: p.Session.MFASerial}})
 	case p.Role != nil:
 		r := p.Role
 		m := awssts.Role{ARN: r.ARN, SessionName: r.SessionName, ExternalID: r.ExternalID, Duration: r.Duration}
-		source := c.awsSource(r.Source)
+		source := d.awsSource(r.Source)
 		switch {
 		case r.MFASerial != "" && r.Source.Key != "":
-			source = c.mfaSession(d, source, r.MFASerial)
-			d.out.Notes = append(d.out.Notes, fmt.Sprintf("once in 12h it needs a code of the MFA device %s, for all roles that name it: stsbroker login %s", r.MFASerial, p.Name))
+			source = d.mfaSession(source, r.MFASerial, r.ARN)
+			d.out.Notes = append(d.out.Notes, fmt.Sprintf("once in 12h it needs a code of the MFA device %s, for all roles that name it: stsbroker login %s", r.MFASerial, d.out.Name))
 		case r.MFASerial != "":
 			m.MFA.Serial = r.MFASerial
 		}
 		d.role(m, source)
 	case p.WebIdentity != nil:
 		w := p.WebIdentity
-		d.webIdentity(awssts.WebIdentity{ARN: w.ARN, SessionName: w.SessionName, Token: awssts.File("web identity token", c.expand(w.TokenFile)), Duration: w.Duration})
+		d.webIdentity(awssts.WebIdentity{ARN: w.ARN, SessionName: w.SessionName, Token: awssts.File("web identity token", d.expand(w.TokenFile)), Duration: w.Duration})
 	case p.Process != nil:
-		if err := trusted(c.files.Config, c.files.Credentials); err != nil {
+		if err := trusted(d.files.Config, d.files.Credentials); err != nil {
 			d.out.Action = "credential_process"
 			d.fail(fmt.Errorf("its command is not run: %w", err))
 			break
 		}
 		d.process(nil, p.Process.Command)
 	}
-	return d.out
 }
 
 // mfaSession is the session that a role with mfa_serial is assumed with: one for
-// all roles of a key and a device, so that one code a day is enough. SDKs give a
-// code to AssumeRole itself, and ask for one with each role and at every renewal.
-func (c *cataloguer) mfaSession(role *draft, key broker.Ref, serial string) broker.Ref {
-	name := "(" + serial + " of " + key.Key + ")"
-	if !slices.ContainsFunc(c.out.profiles, func(p broker.Profile) bool { return p.Name == name }) {
-		d := c.draft(broker.Profile{Name: name, Hidden: true, Region: role.out.Region, Origin: role.out.Origin}, role.endpoint)
-		d.session(key.Key, awssts.Session{MFA: awssts.MFA{Serial: serial}})
-		c.add(d.out)
+// all roles of a key and a device whose calls go to the same STS, so that one code
+// a day is enough. SDKs give a code to AssumeRole itself, and ask for one with each
+// role and at every renewal.
+func (d *draft) mfaSession(key broker.Ref, serial, role string) broker.Ref {
+	at, err := d.settle(role)
+	if err != nil {
+		d.fail(err)
+		return key
+	}
+	name := "(" + serial + " of " + key.Key + d.whose(at) + ")"
+	if !slices.ContainsFunc(d.cataloguer.out.profiles, func(p broker.Profile) bool { return p.Name == name }) {
+		session := d.cataloguer.draft(broker.Profile{Name: name, Hidden: true, Region: at.Region, Origin: d.out.Origin}, d.endpoint)
+		session.session(key.Key, awssts.Session{MFA: awssts.MFA{Serial: serial}})
+		d.add(session.out)
 	}
 	return broker.Ref{Profile: name}
+}
+
+// whose tells the STS that a site belongs to from all others, in words for the end
+// of a name. The regions of a partition are one: what one of them issues, all of
+// them take. An endpoint of somebody's choice is one of its own, and so is each way
+// of choosing among AWS's.
+func (d *draft) whose(at awssts.Site) string {
+	var words string
+	switch partition := awssts.PartitionOf(at.Region); {
+	case d.getenv(varEndpointURL) != "": // one for all
+		return ""
+	case at.URL != "":
+		return " at " + at.URL
+	case d.cfg.STS.Endpoints[at.Region].URL != "":
+		return " at " + at.Region
+	case partition != "aws":
+		words = " in " + partition
+	}
+	for _, s := range []struct {
+		on   bool
+		name string
+	}{{at.FIPS, "fips"}, {at.DualStack, "dual-stack"}, {at.Legacy, "legacy"}} {
+		if s.on {
+			words += ", " + s.name
+		}
+	}
+	return words
 }
 
 // awsSource turns the source of a role of the AWS files into a reference, making
@@ -300,6 +368,9 @@ func (c *cataloguer) site(region string, e awsconfig.Endpoint) (awssts.Site, err
 			*s.own = awsconfig.On
 		}
 	}
+	if c.getenv(varEndpointURL) != "" { // it replaces this one, whatever that is
+		e.URL, e.URLPlace = "", ""
+	}
 	e, err := e.Effective(c.getenv)
 	if err != nil {
 		return awssts.Site{}, err
@@ -322,10 +393,18 @@ func (c *cataloguer) site(region string, e awsconfig.Endpoint) (awssts.Site, err
 type draft struct {
 	*cataloguer
 	out      broker.Profile
+	line     int    // of stsbroker.yaml; 0 for a profile of the AWS files
+	region   string // that the profile itself names; out.Region is the one that counts
 	endpoint awsconfig.Endpoint
+	at       awssts.Site // where its calls of STS go, once that is settled
 }
 
-func (c *cataloguer) draft(p broker.Profile, e awsconfig.Endpoint) *draft { return &draft{c, p, e} }
+// draft begins a profile, whose region is the one that it names itself.
+func (c *cataloguer) draft(p broker.Profile, e awsconfig.Endpoint) *draft {
+	d := &draft{cataloguer: c, out: p, region: p.Region, endpoint: e}
+	d.out.Region = c.region(p.Region)
+	return d
+}
 
 // fail makes the profile unservable; the first reason counts.
 func (d *draft) fail(err error) {
@@ -334,55 +413,82 @@ func (d *draft) fail(err error) {
 	}
 }
 
+// settle decides which STS the profile's calls go to. arn is of what they are
+// about, "" where that is of no partition. What is sent with such a call is the
+// business of the ARN's partition alone: a region of another one is refused, and
+// gives way where the profile does not name it itself.
+func (d *draft) settle(arn string) (awssts.Site, error) {
+	at, err := d.site(d.out.Region, d.endpoint)
+	if err != nil {
+		return at, err
+	}
+	its := awssts.PartitionRegion(arn)
+	switch ours, theirs := awssts.PartitionOf(d.out.Region), awssts.PartitionOf(its); {
+	case d.out.Region == "":
+		at.Region = its
+	case arn == "" || ours == theirs || at.URL != "" || d.getenv(varEndpointURL) != "" || d.cfg.STS.Endpoints[d.out.Region].URL != "":
+	case d.region == "":
+		d.out.Notes = append(d.out.Notes, fmt.Sprintf("its region is %s and not %s: %s is of the partition %s", its, d.out.Region, oneLine(arn), theirs))
+		d.out.Region, at.Region = its, its
+	default:
+		err := fmt.Errorf("%s is of the partition %s, and region %s of %s; name a region such as %s", oneLine(arn), theirs, d.out.Region, ours, its)
+		if d.line > 0 {
+			d.note(d.cfg.File, d.line, SeverityError, "profile %s: %v", d.out.Name, err)
+		}
+		return at, err
+	}
+	return at, nil
+}
+
 // mint makes the profile one that calls STS, for the ARN if there is one. account
 // is what its calls are counted under, "" for the ARN's.
 func (d *draft) mint(action string, parent broker.Ref, account, arn string, minter func(awssts.Site) broker.Minter) {
 	d.out.Action, d.out.Parent = action, parent
-	region := d.out.Region
-	if region == "" {
-		region = awssts.PartitionRegion(arn)
+	if d.out.Unservable != nil {
+		return
+	}
+	at, err := d.settle(arn)
+	if err != nil {
+		d.fail(err)
+		return
 	}
 	if account == "" {
 		account = awssts.AccountOf(arn)
 	}
-	at, err := d.site(region, d.endpoint)
-	if err != nil {
-		d.fail(err)
-	}
-	if d.out.Unservable == nil {
-		d.cataloguer.out.sites[d.out.Name] = at
-		d.out.Bucket, d.out.Minter = awssts.Bucket(account, region), minter(at)
-	}
+	d.at, d.cataloguer.out.sites[d.out.Name] = at, at
+	d.out.Bucket, d.out.Minter = awssts.Bucket(account, at.Region), minter(at)
 }
 
 func (d *draft) session(key string, m awssts.Session) {
 	d.mint("GetSessionToken", broker.Ref{Key: key}, "key "+key, "", func(at awssts.Site) broker.Minter { m.Site = at; return d.sts.Session(m) })
 	d.person(m.MFA)
+	if m.MFA.Serial == "" {
+		d.cataloguer.out.sessions[d.out.Name] = key
+	}
 	if m.MFA.Serial == "" && !slices.ContainsFunc(d.out.Notes, func(n string) bool { return strings.Contains(n, "IAM") }) {
 		d.out.Notes = append(d.out.Notes, "a session without MFA: it cannot call IAM, and of STS only AssumeRole and GetCallerIdentity")
 	}
 }
 
 func (d *draft) role(m awssts.Role, source broker.Ref) {
-	d.assumes(m.ARN, &m.SessionName)
+	d.sessionName(&m.SessionName)
 	d.mint("AssumeRole", source, "", m.ARN, func(at awssts.Site) broker.Minter { m.Site = at; return d.sts.Role(m) })
+	d.roleARN(m.ARN)
 	d.person(m.MFA)
 	d.shortNote(m.Duration)
 }
 
 func (d *draft) webIdentity(m awssts.WebIdentity) {
-	d.assumes(m.ARN, &m.SessionName)
+	d.sessionName(&m.SessionName)
 	d.mint("AssumeRoleWithWebIdentity", broker.Ref{}, "", m.ARN, func(at awssts.Site) broker.Minter { m.Site = at; return d.sts.WebIdentity(m) })
+	d.roleARN(m.ARN)
 	d.shortNote(m.Duration)
 }
 
-// assumes fills the session name in and looks at the ARN of a role.
-func (d *draft) assumes(arn string, session *string) {
+// sessionName fills a template in.
+func (d *draft) sessionName(template *string) {
 	var err error
-	if *session, err = roleSessionName(*session); err != nil {
-		d.fail(err)
-	}
-	if err := d.roleARN(arn); err != nil {
+	if *template, err = roleSessionName(*template); err != nil {
 		d.fail(err)
 	}
 }
@@ -421,23 +527,28 @@ func (d *draft) command(what string, argv []string) awssts.Source {
 	return out
 }
 
-// ambient follows the chain of the SDKs, from what this process has in its
+// link is where the chain of the SDKs ends, from what this process has in its
 // environment to the machine that it runs on.
+func (c *cataloguer) link() ambient.Link {
+	asked := cmp.Or(c.getenv("AWS_PROFILE"), c.getenv("AWS_DEFAULT_PROFILE"))
+	return ambient.Chain(c.getenv, func(name string) bool { return name == asked || c.awsProfile(name) != nil })
+}
+
+// environmentKeys puts the long-term key of serve's environment in custody, by
+// the names that the SDK for Go takes.
+func (c *cataloguer) environmentKeys() string {
+	key := custody.ProfileKey("(environment keys)")
+	c.out.keys[key] = custody.Env(ambient.WithOldNames(c.getenv))
+	return key
+}
+
+// ambient follows the chain of the SDKs. Where it leads is not the document's
+// fault, and stops no start.
 func (d *draft) ambient() {
-	named := func(name string) *awsconfig.Profile {
-		i := slices.IndexFunc(d.aws.Profiles, func(p awsconfig.Profile) bool { return p.Name == name })
-		if i < 0 {
-			return nil
-		}
-		return &d.aws.Profiles[i]
-	}
-	asked := cmp.Or(d.getenv("AWS_PROFILE"), d.getenv("AWS_DEFAULT_PROFILE"))
-	link := ambient.Chain(d.getenv, func(name string) bool { return name == asked || named(name) != nil })
-	switch link.Kind {
+	d.line = 0
+	switch link := d.link(); link.Kind {
 	case ambient.LinkEnvironmentKeys:
-		key := custody.ProfileKey("(environment keys)")
-		d.cataloguer.out.keys[key] = custody.Env(ambient.WithOldNames(d.getenv))
-		d.session(key, awssts.Session{})
+		d.session(d.environmentKeys(), awssts.Session{})
 	case ambient.LinkEnvironmentSession:
 		d.out.Action = "environment"
 		d.minter(ambient.NewEnvironment(d.getenv))
@@ -446,16 +557,15 @@ func (d *draft) ambient() {
 		m.Token = awssts.File("web identity token", d.expand(d.getenv("AWS_WEB_IDENTITY_TOKEN_FILE")))
 		d.webIdentity(m)
 	case ambient.LinkProfile:
-		p := named(link.Profile)
+		p := d.awsProfile(link.Profile)
 		if p == nil {
 			d.fail(fmt.Errorf("AWS_PROFILE is %s where stsbroker serve runs, and no profile of that name has credentials; correct or unset it", oneLine(link.Profile)))
 			break
 		}
-		from := d.fromAWS(*p)
-		from.Name, from.Origin, from.Prefetch, from.Hidden = d.out.Name, d.out.Origin, d.out.Prefetch, false
-		d.cataloguer.out.sites[from.Name] = d.cataloguer.out.sites[p.Name]
-		from.Notes = append([]string{"as profile " + p.Name + " of " + p.Origin}, from.Notes...)
-		d.out = from
+		d.out.Notes = append(d.out.Notes, "as profile "+p.Name+" of "+p.Origin)
+		d.region, d.endpoint = cmp.Or(d.region, p.Region), p.Endpoint
+		d.out.Region = d.cataloguer.region(d.region)
+		d.asAWS(*p)
 	case ambient.LinkContainer:
 		d.endpointOf(ambient.ECS)
 	default:
@@ -484,15 +594,11 @@ func (d *draft) minter(m broker.Minter, err error) {
 // roleARN refuses what AWS could not know for a role. Stores that speak STS have
 // ARNs of their own making; whose answers an endpoint of somebody's choice leads
 // to is not known.
-func (d *draft) roleARN(arn string) error {
-	region := d.out.Region
-	if region == "" {
-		region = awssts.PartitionRegion(arn)
+func (d *draft) roleARN(arn string) {
+	if d.cfg.STS.Endpoints[d.at.Region].Compatible || d.at.URL != "" || d.getenv(varEndpointURL) != "" || awsRoleARN().MatchString(arn) {
+		return
 	}
-	if d.cfg.STS.Endpoints[region].Compatible || d.endpoint.URL != "" || d.getenv("AWS_ENDPOINT_URL_STS") != "" || awsRoleARN().MatchString(arn) {
-		return nil
-	}
-	return fmt.Errorf("role_arn %s is not the ARN of a role: it looks like arn:aws:iam::123456789012:role/NAME", oneLine(arn))
+	d.fail(fmt.Errorf("role_arn %s is not the ARN of a role: it looks like arn:aws:iam::123456789012:role/NAME", oneLine(arn)))
 }
 
 func (d *draft) shortNote(life time.Duration) {

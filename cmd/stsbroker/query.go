@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"go.uber.org/zap"
+
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/broker/awssts"
 	"github.com/stsbroker/stsbroker/broker/custody"
@@ -25,10 +27,16 @@ func about(what, name string, err error) error {
 }
 
 // signer is what signs such a call for a profile. A session of a key may call next
-// to nothing of STS, so there the key itself signs.
+// to nothing of STS, so there the key itself signs, unless the session asks for a
+// code: nothing is to go round that.
 func (l local) signer(ctx context.Context, profile string) (broker.Material, error) {
 	if p, _ := l.definition(profile); p.Action == "GetSessionToken" && p.Unservable == nil && !p.Hidden {
-		m, err := l.catalog.keys.Key(ctx, p.Parent.Key)
+		key, plain := l.catalog.sessions[profile]
+		if !plain {
+			return broker.Material{}, &control.Error{Kind: "config", Profile: profile, Message: "profile " + profile +
+				" is a session with MFA, which may not call this, and its key signs nothing without a code; name a role, or a session without MFA"}
+		}
+		m, err := l.catalog.keys.Key(ctx, key)
 		if err != nil {
 			return m, about("profile", profile, err)
 		}
@@ -41,12 +49,22 @@ func (l local) signer(ctx context.Context, profile string) (broker.Material, err
 	return set.Material(), nil
 }
 
+// asks notes a call that mints nothing: who had what signed, and by which key.
+func (l local) asks(action string, m broker.Material, about ...zap.Field) {
+	fields := []zap.Field{zap.String("action", action), zap.String("key_id", m.AccessKeyID)}
+	if uid, known := l.who.Peer.UID(); known {
+		fields = append(fields, zap.Uint32("uid", uid))
+	}
+	l.log.Info("asks STS", append(fields, about...)...)
+}
+
 // WhoAmI implements control.Service.
 func (l local) WhoAmI(ctx context.Context, profile string) (control.Identity, error) {
 	set, err := l.get(ctx, profile)
 	if err != nil {
 		return control.Identity{}, explain(err)
 	}
+	l.asks("GetCallerIdentity", set.Material(), zap.String("profile", profile))
 	id, err := l.sts.WhoAmI(ctx, l.catalog.sites[profile], set.Material())
 	if err != nil {
 		return control.Identity{}, about("profile", profile, err)
@@ -63,6 +81,7 @@ func (l local) Decode(ctx context.Context, profile, message string) (string, err
 	if err != nil {
 		return "", err
 	}
+	l.asks("DecodeAuthorizationMessage", m, zap.String("profile", profile))
 	text, err := l.sts.Decode(ctx, l.catalog.sites[profile], m, message)
 	if err == nil && !json.Valid([]byte(text)) {
 		err = &broker.Error{Kind: broker.KindUnavailable, Public: "STS decoded the message to something that is not JSON"}
@@ -96,8 +115,9 @@ func (l local) KeyInfo(ctx context.Context, name, profile string) (control.KeyIn
 			break
 		}
 	}
+	l.asks("GetAccessKeyInfo", m, zap.String("key", out.Name))
 	if out.Account, err = l.sts.KeyAccount(ctx, site, m, m.AccessKeyID); err != nil {
-		return control.KeyInfo{}, about("key", out.Name, err)
+		out.Unknown = about("key", out.Name, err).Error() // the rest is known without STS
 	}
 	return out, nil
 }
@@ -131,6 +151,7 @@ func (l local) foreignKey(ctx context.Context, id, profile string) (control.KeyI
 	if err != nil {
 		return control.KeyInfo{}, err
 	}
+	l.asks("GetAccessKeyInfo", m, zap.String("profile", profile), zap.String("of", id))
 	account, err := l.sts.KeyAccount(ctx, l.catalog.sites[profile], m, id)
 	if err != nil {
 		return control.KeyInfo{}, about("profile", profile, err)
@@ -160,6 +181,7 @@ func (l local) IdentityToken(ctx context.Context, r control.IdentityTokenRequest
 	if err != nil {
 		return control.IdentityToken{}, err
 	}
+	l.asks("GetWebIdentityToken", m, zap.String("profile", r.Profile), zap.Strings("audience", r.Audiences))
 	t, err := l.sts.IdentityToken(ctx, l.catalog.sites[r.Profile], m, awssts.TokenRequest{
 		Audiences: r.Audiences, Algorithm: r.Algorithm, Duration: time.Duration(r.Duration) * time.Second, Tags: r.Tags,
 	})

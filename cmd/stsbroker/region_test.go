@@ -17,20 +17,20 @@ import (
 	"github.com/stsbroker/stsbroker/internal/stsfake"
 )
 
-// borders cuts regions off, by address.
-type borders struct {
+// faultyDialer cuts regions off, by address.
+type faultyDialer struct {
 	mu   sync.Mutex
 	shut map[string]bool
 	seen []string // addresses dialled
 }
 
-func (b *borders) set(addr string, shut bool) {
+func (b *faultyDialer) set(addr string, shut bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.shut[addr] = shut
 }
 
-func (b *borders) dial(ctx context.Context, network, addr string, dial func(context.Context, string, string) (net.Conn, error)) (net.Conn, error) {
+func (b *faultyDialer) dial(ctx context.Context, network, addr string, dial func(context.Context, string, string) (net.Conn, error)) (net.Conn, error) {
 	b.mu.Lock()
 	shut := b.shut[addr]
 	b.seen = append(b.seen, addr)
@@ -43,7 +43,7 @@ func (b *borders) dial(ctx context.Context, network, addr string, dial func(cont
 }
 
 // lastSeen forgets what was dialled before, and returns it.
-func (b *borders) lastSeen() []string {
+func (b *faultyDialer) lastSeen() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	seen := b.seen
@@ -57,7 +57,7 @@ func (b *borders) lastSeen() []string {
 func TestLossOfTheFirstRegion(t *testing.T) {
 	const timeout, first, second = 4 * time.Second, "127.0.0.1:1", "127.0.0.1:2"
 	synctest.Test(t, func(t *testing.T) {
-		b := &borders{shut: map[string]bool{}}
+		b := &faultyDialer{shut: map[string]bool{}}
 		w := buildWhole(t, zap.NewNop(), 15*time.Minute, func(o *awssts.Options) {
 			o.Override, o.Timeout = nil, timeout
 			o.Endpoints = map[string]awssts.Endpoint{"eu-central-1": {URL: "http://" + first}, "eu-west-1": {URL: "http://" + second}}

@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 //
 //	status N CMD…     runs CMD and wants that exit status; stdout and stderr are for the matchers
 //	serve [ARGS]      starts the daemon and waits until its control socket answers
-//	stop              ends it with SIGTERM and wants status 0
+//	halt              ends it with SIGTERM and wants status 0
 //	crash             ends it with SIGKILL
 //	fault KIND [TEXT] makes the stand-in fail: none, denied, unavailable, throttle, hang, garbage
 //	mints N           wants so many mints since the script began
@@ -93,11 +93,50 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"status": statusCmd, "serve": serveCmd, "stop": stopCmd, "crash": crashCmd, "fault": faultCmd, "mints": mintsCmd,
-			"get": getCmd, "token": tokenCmd, "log": logCmd, "code": codeCmd, "encoded": encodedCmd,
-		},
+		Cmds: scriptCommands(),
 	})
+}
+
+func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args []string) {
+	return map[string]func(ts *testscript.TestScript, neg bool, args []string){
+		"status": statusCmd, "serve": serveCmd, "halt": haltCmd, "crash": crashCmd, "fault": faultCmd, "mints": mintsCmd,
+		"get": getCmd, "token": tokenCmd, "log": logCmd, "code": codeCmd, "encoded": encodedCmd,
+	}
+}
+
+// testscript's own commands win over ours, without a word. Its stop, for one, ends
+// a script as passed, whatever stands behind it.
+func TestScriptCommandsAreOurs(t *testing.T) {
+	for name := range scriptCommands() {
+		t.Run(name, func(t *testing.T) {
+			script := filepath.Join(t.TempDir(), name+".txt")
+			if err := os.WriteFile(script, []byte(name+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			ran := false
+			t.Cleanup(func() { // scripts are parallel subtests
+				if !ran {
+					t.Errorf("%s is testscript's", name)
+				}
+			})
+			testscript.Run(t, testscript.Params{Files: []string{script}, Cmds: map[string]func(*testscript.TestScript, bool, []string){
+				name: func(*testscript.TestScript, bool, []string) { ran = true },
+			}})
+		})
+	}
+	scripts, err := filepath.Glob("testdata/script/*.txt")
+	if err != nil || len(scripts) == 0 {
+		t.Fatal(scripts, err)
+	}
+	for _, script := range scripts {
+		text, err := os.ReadFile(script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if commands, _, _ := strings.Cut(string(text), "\n-- "); regexp.MustCompile(`(?m)^stop\b`).MatchString(commands) {
+			t.Errorf("%s: what stands behind stop is never run; halt ends the daemon", script)
+		}
+	}
 }
 
 type worldKey struct{}
@@ -187,7 +226,7 @@ func serveCmd(ts *testscript.TestScript, _ bool, args []string) {
 	w.url = st.Container[0]
 }
 
-func stopCmd(ts *testscript.TestScript, _ bool, _ []string) {
+func haltCmd(ts *testscript.TestScript, _ bool, _ []string) {
 	w := of(ts)
 	ts.Check(w.daemon.Process.Signal(os.Interrupt))
 	err := <-w.done
@@ -252,7 +291,7 @@ func getCmd(ts *testscript.TestScript, _ bool, args []string) {
 func logCmd(ts *testscript.TestScript, neg bool, args []string) {
 	w := of(ts)
 	if w.daemon != nil {
-		ts.Fatalf("stop the daemon first: its log is read to the end")
+		ts.Fatalf("halt the daemon first: its log is read to the end")
 	}
 	if regexp.MustCompile(args[0]).Match(w.stderr.Bytes()) == neg {
 		ts.Fatalf("the log (want a match of %q: %v):\n%s", args[0], !neg, w.stderr.String())

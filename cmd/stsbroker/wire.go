@@ -107,7 +107,7 @@ func newSTS(p place, cfg *Config, changed func(awssts.Health)) (*awssts.STS, err
 	for region, e := range cfg.STS.Endpoints {
 		o.Endpoints[region] = awssts.Endpoint{URL: e.URL, Compatible: e.Compatible}
 	}
-	if u := p.getenv("AWS_ENDPOINT_URL_STS"); u != "" {
+	if u := p.getenv(varEndpointURL); u != "" {
 		o.Override = &awssts.Endpoint{URL: u}
 	}
 	if !p.system {
@@ -184,17 +184,16 @@ func (a *app) door(ctx context.Context, h http.Handler, addresses []string, urls
 		return err
 	}
 	a.skipped = append(a.skipped, skipped...)
-	server := metadata.NewServer(h, func(line string) { a.log.Debug("http", zap.String("line", line)) })
 	for _, l := range listeners {
 		if urls != nil {
 			*urls = append(*urls, "http://"+l.Addr().String())
 		}
-		a.serve(server, l)
+		a.serve(metadata.NewServer(h, func(line string) { a.log.Debug("http", zap.String("line", line)) }), l)
 	}
 	return nil
 }
 
-// serve runs a server on a listener until the context ends, then lets requests
+// serve runs a server of its own on a listener until the context ends, then lets requests
 // under way finish.
 func (a *app) serve(server *http.Server, l net.Listener) {
 	a.serving = append(a.serving, func(ctx context.Context) error {

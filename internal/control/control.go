@@ -113,7 +113,8 @@ type KeyInfo struct {
 	Name    string `json:"name,omitempty"`    // "" for one that is not ours
 	Custody string `json:"custody,omitempty"` // "file", "env", or "profile" for the AWS files
 	KeyID   string `json:"access_key_id"`
-	Account string `json:"account"`
+	Account string `json:"account,omitempty"`
+	Unknown string `json:"account_unknown,omitempty"` // why STS did not tell the account, in one line
 }
 
 // Most that GetWebIdentityToken and DecodeAuthorizationMessage take: AWS STS API
