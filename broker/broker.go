@@ -151,13 +151,18 @@ func (b *Broker) Login(ctx context.Context, a Ask, code Secret) (*Set, error) {
 	if t == nil {
 		return nil, b.refuse(a, (&Error{Kind: KindConfig, Public: "it needs no login: nothing on its way asks a person for a code"}).forProfile(a.Profile))
 	}
-	set, err := b.lease(t).insist(ctx, a.Patience, &force{code})
+	l := b.lease(t)
+	before := l.set.Load()
+	set, err := l.insist(ctx, a.Patience, &force{code})
+	if now := l.set.Load(); err != nil && now != before && now.usable(time.Now()) {
+		set, err = now, nil // somebody else's login came first, perhaps with the same code
+	}
 	if err != nil {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
 	}
 	for _, l := range b.all() {
 		if l.spec.Load().over(t) {
-			l.retry() // whatever it was refused, it may have for the new session
+			l.forgive() // whatever it was refused, it may have for the new session
 		}
 	}
 	if e.Once {

@@ -216,7 +216,7 @@ func (l *lease) impatient(patience time.Duration, cause error) *Error {
 		}
 		return e
 	}
-	e.Public = fmt.Sprintf("no credentials yet: %s has not answered within %v; ask again, the broker goes on waiting for it",
+	e.Public = fmt.Sprintf("no credentials yet: %s, or what it needs first, has not answered within %v; ask again, the broker goes on waiting for it",
 		l.spec.Load().Action, patience)
 	return e
 }
@@ -394,7 +394,16 @@ func (l *lease) drop() {
 	l.spec.Load().budget.forget(l)
 }
 
-// retry forgets what went wrong, so that the next look tries at once.
+// forgive forgets what went wrong: what it was refused for is mended.
+func (l *lease) forgive() {
+	l.mu.Lock()
+	l.tries = tries{began: l.began}
+	l.mu.Unlock()
+	l.stale.Store(false)
+	l.look()
+}
+
+// retry lets the next look try at once.
 func (l *lease) retry() {
 	l.mu.Lock()
 	l.retryAt = time.Time{}

@@ -289,6 +289,28 @@ func TestTwoLogins(t *testing.T) {
 		if err := <-done; kindOf(err) != KindDenied {
 			t.Errorf("the wrong one: %v", err)
 		}
+		// The same code from two terminals: the second is refused by STS, and nobody minds.
+		i.change(func() { i.delay = 0 })
+		time.Sleep(time.Minute)
+		used := false
+		i.hook = func(_ context.Context, in MintInput) {
+			i.fail.Store(nil)
+			if used {
+				i.fail.Store(&Error{Kind: KindDenied, Public: "every code works once"})
+			}
+			used = true
+			time.Sleep(time.Second)
+		}
+		go func() { done <- login("444444") }()
+		go func() { done <- login("444444") }()
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Errorf("one of two with the same code: %v", err)
+			}
+		}
+		i.hook = func(_ context.Context, in MintInput) { codes = append(codes, in.Code.Reveal()) }
+		i.change(func() { i.delay = 2 * time.Second })
+		i.fail.Store(nil)
 		// Joining a login that succeeds leaves a code over, which must not be kept.
 		go func() { done <- login("222222") }()
 		time.Sleep(time.Second)
@@ -298,6 +320,7 @@ func TestTwoLogins(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+		i.fail.Store(&Error{Kind: KindLoginNeeded, Public: "no code"})
 		if _, err := b.Refresh(t.Context(), Ask{Profile: "base", Patience: time.Minute}); err == nil {
 			t.Error("a refresh without a code")
 		}
@@ -395,9 +418,13 @@ func TestLoginForgetsWhatRolesWereRefused(t *testing.T) {
 		if _, err := b.ask("role"); kindOf(err) != KindDenied {
 			t.Fatalf("%v", err)
 		}
-		if err := b.login(t, "role", "222222"); err != nil {
-			t.Errorf("login: %v", err)
+		if err := b.login(t, "base", "222222"); err != nil {
+			t.Fatal(err)
 		}
+		if s := statusOf(b, "role"); s.LastError != "" || s.State == StateError || s.State == StateLogin {
+			t.Errorf("it still stands as refused: %+v", s)
+		}
+		b.must(t, "role")
 	})
 }
 

@@ -99,7 +99,9 @@ func (o *Observer) Observe(e broker.Event) {
 		o.metrics.mint(e, resultOK)
 		o.minted(e)
 	case broker.EventMintFailed:
-		o.metrics.mint(e, resultOf(e.Err))
+		if orUnknown(e.Err).Kind != broker.KindLoginNeeded { // nobody was called
+			o.metrics.mint(e, resultOf(e.Err))
+		}
 		o.mintFailed(e)
 	case broker.EventRefused:
 		o.logRefused(e)
