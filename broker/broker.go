@@ -153,7 +153,7 @@ func (b *Broker) Login(ctx context.Context, a Ask, code Secret) (*Set, error) {
 	}
 	l := b.lease(t)
 	before := l.set.Load()
-	set, err := l.insist(ctx, a.Patience, &force{code})
+	set, err := l.insist(ctx, a.Patience, &force{code: code})
 	if now := l.set.Load(); err != nil && now != before && now.usable(time.Now()) {
 		set, err = now, nil // somebody else's login came first, perhaps with the same code
 	}

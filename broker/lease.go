@@ -111,9 +111,10 @@ func (l *lease) overdue(set *Set, now time.Time) bool {
 	return set.Left(now) < set.renewAt-set.margin && !l.minting.Load() && !l.stale.Load() && l.spec.Load().byPerson() == nil
 }
 
-// force is a person's wish that a mint be made now.
+// force is a wish that a mint be made now, of a person or of a lease that it feeds.
 type force struct {
 	code Secret // of an MFA device, zero for none
+	past string // key id of the set that is no good; another one will do. "" for a mint whatever is held
 }
 
 // insist waits for a mint that began after it was called: one that began earlier
@@ -151,6 +152,10 @@ func (l *lease) await(ctx context.Context, patience time.Duration, must *force) 
 		return nil, errStopping
 	}
 	set := l.set.Load()
+	if must != nil && must.past != "" && set.AccessKeyID != must.past {
+		l.mu.Unlock()
+		return set, nil
+	}
 	usable := set.usable(now)
 	if !usable && must == nil && l.last != nil && !l.last.Kind.Passes() && now.Before(l.retryAt) {
 		err := l.last
@@ -515,7 +520,7 @@ func (l *lease) renewPast(ctx context.Context, set *Set, patience time.Duration)
 	case now.Sub(held.received) < renewGap:
 		return false, nil
 	}
-	_, err = l.await(ctx, patience, &force{})
+	_, err = l.await(ctx, patience, &force{past: set.AccessKeyID})
 	return err == nil, err
 }
 

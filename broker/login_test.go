@@ -526,7 +526,7 @@ func TestRejectedSourceIsNotMintedInAStorm(t *testing.T) {
 		}
 		run(t, profiles...)
 		time.Sleep(10 * time.Minute)
-		if n := base.mints(); n < 2 || n > 12 {
+		if n := base.mints(); n < 2 || n > 11 {
 			t.Errorf("the source was minted %d times in 10 min", n)
 		}
 	})
