@@ -113,10 +113,10 @@ type Session struct {
 // Process (which may hold a user's keys or session).
 type Role struct {
 	ARN         string
-	ExternalID  string        // "" for none
+	ExternalID  string        // see [ValidExternalID]; "" for none
 	SessionName string        // "" when the file sets none
 	Duration    time.Duration // 15 min to 12 h; 0 when the file sets none
-	MFASerial   string        // of the device of the user who signs, 9 to 256 of [A-Za-z0-9_+=/:,.@-]; "" for none
+	MFASerial   string        // of the device of the user who signs, see [ValidSerial]; "" for none
 	Source      Source
 }
 

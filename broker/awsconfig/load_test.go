@@ -83,8 +83,8 @@ func TestProfiles(t *testing.T) {
 		},
 		"static keys in the config file": {"[profile x]\n" + keysA, "", []string{"x C:1 session" + noteS}, nil},
 		"a role signs with the keys of its source": {
-			"[profile r]\nrole_arn = arn:r\nsource_profile = default\nexternal_id = e\nrole_session_name = me\nduration_seconds = 3600\nregion = us-east-1\n", "[default]\n" + keysA,
-			[]string{"default K:1 session" + noteS, "r C:1 region=us-east-1 role {ARN:arn:r ExternalID:e SessionName:me Duration:1h0m0s MFASerial: Source:{Key:default Profile: Ambient:}}"}, nil,
+			"[profile r]\nrole_arn = arn:r\nsource_profile = default\nexternal_id = id\nrole_session_name = me\nduration_seconds = 3600\nregion = us-east-1\n", "[default]\n" + keysA,
+			[]string{"default K:1 session" + noteS, "r C:1 region=us-east-1 role {ARN:arn:r ExternalID:id SessionName:me Duration:1h0m0s MFASerial: Source:{Key:default Profile: Ambient:}}"}, nil,
 		},
 		"a chain": {
 			"[profile a]\nrole_arn=ra\nsource_profile=b\n[profile b]\nrole_arn=rb\nsource_profile=c\n[profile c]\nrole_arn=rc\nsource_profile=d\n", "[d]\n" + keysA,
@@ -216,11 +216,18 @@ func TestProfiles(t *testing.T) {
 // TestUnservable holds the words of each reason: file, line, profile, cure.
 func TestUnservable(t *testing.T) {
 	const role = "[profile x]\nrole_arn = r\n"
+	const noExternalID = "external_id is not one: it has 2 to 1224 letters, digits and _ + = , . @ : / -"
 	const noSerial = "mfa_serial is not one of an MFA device: copy the identifier of yours from the IAM console (arn:aws:iam::ACCOUNT:mfa/NAME, or the number on a hardware token)"
 	for name, c := range map[string]struct{ config, credentials, profile, want string }{
 		"mfa that is no serial":  {role + "source_profile=k\nmfa_serial=arn:mfa me\n", "[k]\n" + keysA, "x", "C:4: profile x: " + noSerial},
 		"mfa that is too short":  {role + "source_profile=k\nmfa_serial=12345678\n", "[k]\n" + keysA, "x", "C:4: profile x: " + noSerial},
 		"mfa that is too long":   {role + "source_profile=k\nmfa_serial=" + strings.Repeat("m", 257) + "\n", "[k]\n" + keysA, "x", "C:4: profile x: " + noSerial},
+		"mfa of an account":      {role + "source_profile=k\nmfa_serial=arn:aws:iam::12345678901:mfa/me\n", "[k]\n" + keysA, "x", "C:4: profile x: " + noSerial},
+		"mfa without a name":     {role + "source_profile=k\nmfa_serial=arn:aws:iam::123456789012:mfa/\n", "[k]\n" + keysA, "x", "C:4: profile x: " + noSerial},
+		"mfa that is a user":     {role + "source_profile=k\nmfa_serial=arn:aws:iam::123456789012:user/me\n", "[k]\n" + keysA, "x", "C:4: profile x: " + noSerial},
+		"external id of a blank": {role + "source_profile=k\nexternal_id=hunter 2\n", "[k]\n" + keysA, "x", "C:4: profile x: " + noExternalID},
+		"short external id":      {role + "credential_source=Environment\nexternal_id=h\n", "", "x", "C:4: profile x: " + noExternalID},
+		"long external id":       {role + "source_profile=k\nexternal_id=" + strings.Repeat("h", 1225) + "\n", "[k]\n" + keysA, "x", "C:4: profile x: " + noExternalID},
 		"empty mfa":              {role + "source_profile=k\nmfa_serial=\n", "[k]\n" + keysA, "x", "C:4: profile x: mfa_serial has no value: add one, or remove the line"},
 		"mfa of an ambient role": {role + "credential_source=Environment\nmfa_serial=" + serial + "\n", "", "x", "C:4: profile x: mfa_serial cannot be used with credential_source, behind which is no user with an MFA device: name a source_profile that has the keys of the user, or remove the line"},
 		"mfa of keys":            {"[profile x]\nmfa_serial=m\n", "[x]\n" + keysA, "x", "C:2: profile x: " + noSerial},
@@ -420,6 +427,24 @@ func TestLongChain(t *testing.T) {
 	for _, p := range cfg.Profiles {
 		if p.Unservable == nil || len(p.Unservable.Error()) > 1000 {
 			t.Fatalf("%s", text(p))
+		}
+	}
+}
+
+func TestSerialsAndExternalIDs(t *testing.T) {
+	for s, want := range map[string]bool{
+		serial: true, "arn:aws-us-gov:iam::123456789012:mfa/team/me@example.com": true, "GAHT12345678": true, "arnold/12345": true,
+		"arn:aws:iam::123456789012:mfa/a/": false, "arn:aws:iam::123456789012:mfa": false, "arn:aws:sts::123456789012:mfa/me": false,
+		"arn::iam::123456789012:mfa/me": false, "arn:aws:iam:eu-west-1:123456789012:mfa/me": false, "arn:aws:iam::123456789012:mfa/a:b": false,
+		"arn:aws:iam::12345678901x:mfa/me": false, "12345678": false, "123456789é": false,
+	} {
+		if ValidSerial(s) != want {
+			t.Errorf("serial %q: %v", s, !want)
+		}
+	}
+	for s, want := range map[string]bool{"ab": true, "a": false, "a b": false, "_+=,.@:/-": true, strings.Repeat("a", 1224): true, strings.Repeat("a", 1225): false} {
+		if ValidExternalID(s) != want {
+			t.Errorf("external id %.20q: %v", s, !want)
 		}
 	}
 }

@@ -138,8 +138,11 @@ func (r *resolver) define(n *node) error {
 		return err
 	}
 	mfa, hasMFA := n.Get(keyMFASerial)
-	if hasMFA && (hasSource || n.hasKeys) && !validSerial(mfa.Value) {
+	if hasMFA && (hasSource || n.hasKeys) && !ValidSerial(mfa.Value) {
 		return n.atKey(mfa, "mfa_serial is not one of an MFA device: copy the identifier of yours from the IAM console (arn:aws:iam::ACCOUNT:mfa/NAME, or the number on a hardware token)")
+	}
+	if id, ok := n.Get(keyExternalID); ok && hasRole && !hasWeb && !ValidExternalID(id.Value) {
+		return n.atKey(id, "external_id is not one: it has 2 to 1224 letters, digits and _ + = , . @ : / -")
 	}
 
 	if n.hasKeys && !hasSource {
@@ -443,11 +446,32 @@ func value(p *awsini.Profile, key string) string {
 	return v.Value
 }
 
-// validSerial reports whether a value has the form of serialNumberType: AWS STS
-// API reference, AssumeRole, SerialNumber.
-func validSerial(s string) bool {
+// ValidSerial reports whether a value can be the serial of an MFA device: 9 to 256
+// of [A-Za-z0-9_+=/:,.@-] (AWS STS API reference, AssumeRole, SerialNumber), and if
+// it is an ARN, arn:PARTITION:iam::ACCOUNT:mfa/NAME with an account of 12 digits.
+func ValidSerial(s string) bool {
 	const least, most = 9, 256
-	return len(s) >= least && len(s) <= most && !strings.ContainsFunc(s, func(r rune) bool {
+	return len(s) >= least && len(s) <= most && plain(s) && (!strings.HasPrefix(s, "arn:") || deviceARN(s))
+}
+
+func deviceARN(s string) bool {
+	parts := strings.Split(s, ":")
+	if len(parts) != 6 || parts[1] == "" || parts[2] != "iam" || parts[3] != "" {
+		return false
+	}
+	account, name := parts[4], strings.TrimPrefix(parts[5], "mfa/")
+	return len(account) == 12 && strings.Trim(account, "0123456789") == "" && name != parts[5] && name != "" && !strings.HasSuffix(name, "/")
+}
+
+// ValidExternalID reports whether a value has the form of externalIdType: 2 to 1224
+// of the same characters (AWS STS API reference, AssumeRole, ExternalId).
+func ValidExternalID(s string) bool {
+	const least, most = 2, 1224
+	return len(s) >= least && len(s) <= most && plain(s)
+}
+
+func plain(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_+=/:,.@-", r)
 	})
 }

@@ -28,6 +28,7 @@ import (
 var onPurpose = []string{
 	"is not supported",               // sso_*, login_session, role_arn beside credential_process: never ignored
 	"mfa_serial is not one",          // STS would say so
+	"external_id is not one",         // as before
 	"mfa_serial cannot be used",      // nobody who signs has a device
 	"is neither",                     // the SDK takes what is not true for false, and knows no sts_regional_endpoints
 	"add the section",                // the SDK goes on without the section
@@ -222,7 +223,7 @@ var seeds = [][2]string{
 	{"[default]\nregion = eu-west-1\noutput = json\n", "[default]\n" + keysA},
 	{"[profile x]\n" + keysA + "region: us-east-1 # c\n", "[x]\nregion =\n"},
 	{"[default]\n" + keysA + "aws_session_token=T\n", "[default]\naws_access_key_id=B\naws_secret_access_key=C\n"},
-	{"[profile r]\nrole_arn = arn:aws:iam::1:role/r\nsource_profile = default\nexternal_id = e=f\nrole_session_name = me\nduration_seconds = 3600\n", "[default]\n" + keysA},
+	{"[profile r]\nrole_arn = arn:aws:iam::1:role/r\nsource_profile = default\nexternal_id = e=f/g\nrole_session_name = me\nduration_seconds = 3600\n", "[default]\n" + keysA},
 	{"[profile a]\nrole_arn=ra\nsource_profile=b\n[profile b]\nrole_arn=rb\nsource_profile=c\n[profile c]\nrole_arn=rc\nsource_profile=d\n", "[d]\n" + keysA},
 	{"[profile a]\nrole_arn=ra\nsource_profile=a\n", "[a]\n" + keysA},
 	{"[profile a]\nrole_arn=ra\n", "[a]\n" + keysA},

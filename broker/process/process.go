@@ -44,7 +44,8 @@ func (m *Minter) Digest() broker.Digest { return m.digest() }
 
 // Mint runs the command and returns what it printed. The command and its
 // children (on Windows: the command alone) are killed when ctx ends or after
-// 60 seconds. What the command says on standard error goes, in part, to the
+// 60 seconds, and so are children that the command leaves behind (on Windows
+// they stay), unless they made a session of their own. What the command says on standard error goes, in part, to the
 // cause of an error, for the log; what it prints on standard output, and its
 // arguments, never do.
 func (m *Minter) Mint(ctx context.Context, _ broker.MintInput) (broker.Credentials, error) {

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/stsbroker/stsbroker/broker"
@@ -107,6 +110,9 @@ func (c *command) run(ctx context.Context) ([]byte, error) {
 	cmd.WaitDelay = lingerOn
 
 	err := cmd.Run()
+	if cmd.Process != nil {
+		endGroup(cmd.Process.Pid)
+	}
 	var exit *exec.ExitError
 	switch {
 	case context.Cause(ctx) != nil:
@@ -121,13 +127,57 @@ func (c *command) run(ctx context.Context) ([]byte, error) {
 	case err == nil, errors.Is(err, exec.ErrWaitDelay): // the latter: it left a child that holds its pipes
 		return out.buf.Bytes(), nil
 	case errors.As(err, &exit):
-		if code := exit.ExitCode(); c.line != "" && (code == 126 || code == 127) { // POSIX: the shell could not run it
-			return nil, c.refuse(broker.KindConfig, said(msg), "cannot be run; is it installed, and on the PATH of stsbroker serve?")
+		switch code := exit.ExitCode(); { // POSIX, of a shell that could not run it
+		case c.line != "" && code == 126:
+			return nil, c.refuse(broker.KindConfig, said(msg), "may not be executed, or is not a program; the log has what the shell said")
+		case c.line != "" && code == 127 && there(program(c.line)): // then it is something that this one runs
+			return nil, c.refuse(broker.KindConfig, said(msg), "ended as shells do where a program is not found (status 127); the log has what was said")
+		case c.line != "" && code == 127:
+			return nil, c.refuse(broker.KindConfig, said(msg), "%s", notFound(program(c.line)))
 		}
 		return nil, c.refuse(broker.KindUnavailable, said(msg), "failed: %s; the log has the first line it wrote on standard error", exit.ProcessState)
 	}
-	return nil, c.refuse(broker.KindConfig, err, "cannot be run; is it installed, and on the PATH of stsbroker serve?")
+	return nil, c.refuse(broker.KindConfig, err, "%s", cannotRun(c.argv, err))
 }
+
+// cannotRun says why a program could not be started. argv is empty where that is
+// the shell.
+func cannotRun(argv []string, err error) string {
+	var why syscall.Errno
+	switch {
+	case len(argv) == 0:
+		return "cannot be run: there is no shell"
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		if there(argv[0]) {
+			return "cannot be run: what its first line names to run it is not there"
+		}
+		return notFound(argv[0])
+	case errors.Is(err, fs.ErrPermission):
+		return "may not be executed by the user who runs the broker; see its mode, and that of its folders (chmod +x)"
+	case errors.Is(err, syscall.ENOEXEC):
+		return "is not a program: a script begins with #! and what runs it, and a binary is of this kind of machine"
+	case errors.As(err, &why):
+		return "cannot be run: " + why.Error()
+	}
+	return "cannot be run; the log says why"
+}
+
+// there reports whether a name that is a path leads to something.
+func there(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil && strings.ContainsAny(name, separatorsOfPaths)
+}
+
+// notFound is for a program that is not there. Only a bare name is looked up.
+func notFound(name string) string {
+	if strings.ContainsAny(name, separatorsOfPaths) {
+		return "cannot be run: there is no such file; correct its path"
+	}
+	return "cannot be run: it is not found; is it installed, and on the PATH of stsbroker serve?"
+}
+
+// separatorsOfPaths are those of any system: a shell line may have either.
+const separatorsOfPaths = `/\`
 
 var (
 	errTime = errors.New("out of time")

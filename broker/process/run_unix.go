@@ -26,3 +26,9 @@ func isolate(cmd *exec.Cmd) {
 		return err
 	}
 }
+
+// endGroup kills what a command that has ended left running in its process group;
+// what made a session or a group of its own is left alone. The command's pid is
+// given to no other process while the group has members, and the kernel hands
+// pids out in turn, so that it is hardly anybody else's when it has none.
+func endGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) } // ESRCH as a rule: nothing is left

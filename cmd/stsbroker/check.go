@@ -27,7 +27,10 @@ is a warning, because the others are.`,
 			a, findings, err := newApp(settings{place: p, log: zap.NewNop(), embedded: true})
 			if a != nil {
 				for _, p := range a.catalog.profiles {
-					if p.Unservable != nil && !p.Hidden {
+					if p.Hidden { // whom it feeds says what a person should know
+						continue
+					}
+					if p.Unservable != nil {
 						findings = append(findings, unservable(p.Name, p.Origin, p.Unservable))
 					}
 					for _, n := range p.Notes {

@@ -85,6 +85,9 @@ func compactPolicy(text string) (string, error) {
 	if s := strings.Join(strings.Fields(string(statement)), ""); s[0] != '{' && s[0] != '[' || s == "[]" || s == "{}" {
 		return "", errors.New(`the policy's "Statement" says nothing; write [{"Effect": "Allow", "Action": "…", "Resource": "…"}]`)
 	}
+	if err := checkStatements(parts["Version"], statement); err != nil {
+		return "", err
+	}
 	var out bytes.Buffer
 	if err := json.Compact(&out, []byte(text)); err != nil {
 		return "", fmt.Errorf("the policy is not JSON: %w", err)
@@ -99,6 +102,38 @@ func compactPolicy(text string) (string, error) {
 		return "", fmt.Errorf("the policy has %d characters without its white space, and STS takes %d; say less, or name managed policies in policy_arns", n, mostPolicy)
 	}
 	return compact, nil
+}
+
+// checkStatements holds a session policy to the grammar of IAM's policies, of which
+// STS says no more than that a policy is malformed. A session policy names no
+// principal: that is the session.
+func checkStatements(version, statement json.RawMessage) error {
+	var v string
+	if version != nil && (json.Unmarshal(version, &v) != nil || v != "2012-10-17" && v != "2008-10-17") {
+		return errors.New(`the policy's "Version" is neither "2012-10-17" nor "2008-10-17", the versions of the language; write "2012-10-17"`)
+	}
+	type object map[string]json.RawMessage
+	var all []object
+	if err := json.Unmarshal(statement, &all); err != nil {
+		var one object
+		if json.Unmarshal(statement, &one) != nil {
+			return errors.New(`the policy's "Statement" holds something that is not an object; write [{"Effect": "Allow", "Action": "…", "Resource": "…"}]`)
+		}
+		all = []object{one}
+	}
+	for i, s := range all {
+		has := func(key string) bool { return s[key] != nil }
+		var effect string
+		switch err := json.Unmarshal(s["Effect"], &effect); {
+		case err != nil || effect != "Allow" && effect != "Deny":
+			return fmt.Errorf(`statement %d of the policy has no "Effect" that is "Allow" or "Deny", in these letters`, i+1)
+		case has("Principal"), has("NotPrincipal"):
+			return fmt.Errorf(`statement %d of the policy names a principal, which in a session policy is the session itself; leave it out`, i+1)
+		case !has("Action") && !has("NotAction"):
+			return fmt.Errorf(`statement %d of the policy has neither "Action" nor "NotAction"; say what it is about`, i+1)
+		}
+	}
+	return nil
 }
 
 // escaped is a character as JSON can write it in ASCII.

@@ -144,7 +144,7 @@ func TestConfigValues(t *testing.T) {
 			{Name: "direct", Line: 49, Role: &RoleConfig{ARN: "arn:aws-us-gov:iam::123456789012:role/direct", Key: "ci"}},
 			{Name: "web", Line: 51, WebIdentity: &WebIdentityConfig{
 				ARN: "arn:aws:iam::123456789012:role/ci", Token: InputConfig{File: "/var/run/token"}, Duration: time.Hour, SessionName: "web",
-				ProviderID: "graph.facebook.com", Policy: `{"Statement":[{}]}`, PolicyARNs: []string{readOnly},
+				ProviderID: "graph.facebook.com", Policy: `{"Statement":[{"Effect":"Deny","NotAction":"s3:*","Resource":"*"}]}`, PolicyARNs: []string{readOnly},
 			}},
 			{Name: "web-command", Line: 60, WebIdentity: &WebIdentityConfig{
 				ARN: "arn:aws:iam::123456789012:role/ci", Token: InputConfig{Command: []string{"get-token", "--raw"}},
@@ -155,7 +155,7 @@ func TestConfigValues(t *testing.T) {
 			{Name: "ceph", Line: 65, Region: "minio", Role: &RoleConfig{ARN: "arn:aws:iam:::role/x", Key: "work"}},
 			{Name: "partner", Line: 68, SAML: &SAMLConfig{
 				ARN: "arn:aws:iam::123456789012:role/partner", PrincipalARN: "arn:aws:iam::123456789012:saml-provider/Our_IdP.1",
-				Assertion: InputConfig{Command: []string{"get-assertion"}}, Policy: `{"Statement":{"Effect":"Allow"}}`, PolicyARNs: []string{readOnly},
+				Assertion: InputConfig{Command: []string{"get-assertion"}}, Policy: `{"Statement":{"Effect":"Allow","Action":"*","Resource":"*"}}`, PolicyARNs: []string{readOnly},
 				Duration: 12 * time.Hour,
 			}},
 			{Name: "partner-file", Line: 76, SAML: &SAMLConfig{Assertion: InputConfig{File: "/var/run/assertion"}}},
@@ -407,13 +407,13 @@ func TestExamplesOfTheDocumentation(t *testing.T) {
 func TestConfigPolicies(t *testing.T) {
 	const statement = `{"Effect":"Allow","Action":"s3:*","Resource":"*"}`
 	sized := func(n int) string { // a policy of n characters without white space
-		frame := `{"Statement":[{"Sid":""}]}`
+		frame := `{"Statement":[{"Effect":"Deny","Action":"*","Sid":""}]}`
 		return strings.Replace(frame, `""`, `"`+strings.Repeat("ÿ", n-len(frame))+`"`, 1)
 	}
 	for _, tc := range []struct{ text, want, fault string }{
 		{`{"Statement":[` + statement + `]}`, `{"Statement":[` + statement + `]}`, ""},
 		{" {\t\"Statement\" :\r\n " + statement + ` , "Version" : "2012-10-17" } ` + "\n", `{"Statement":` + statement + `,"Version":"2012-10-17"}`, ""},
-		{"\ufeff" + `{"Statement": {"Sid": "<a & b>"}}`, `{"Statement":{"Sid":"<a & b>"}}`, ""},
+		{"\ufeff" + `{"Statement": {"Effect":"Deny","Action":"*","Sid": "<a & b>"}}`, `{"Statement":{"Effect":"Deny","Action":"*","Sid":"<a & b>"}}`, ""},
 		{sized(2048), sized(2048), ""},
 		{strings.Replace(sized(2048), ":", ":"+strings.Repeat(" \n", 1000), 1), sized(2048), ""},
 		{sized(2049), "", "the policy has 2049 characters without its white space, and STS takes 2048; say less, or name managed policies in policy_arns"},
@@ -429,9 +429,19 @@ func TestConfigPolicies(t *testing.T) {
 		{`{"Statement":{}}`, "", `says nothing`},
 		{`{"Statement":null}`, "", `says nothing`},
 		{`{"Statement":"x"}`, "", `says nothing`},
-		{`{"Statement":[{"Sid":"€"}]}`, "", `the policy holds '€', and STS takes no character beyond U+00FF; write it as \u20ac`},
-		{`{"Statement":[{"Sid":"😀"}]}`, "", `write it as \ud83d\ude00`},
+		{`{"Statement":[{"Effect":"Deny","Action":"*","Sid":"€"}]}`, "", `the policy holds '€', and STS takes no character beyond U+00FF; write it as \u20ac`},
+		{`{"Statement":[{"Effect":"Deny","Action":"*","Sid":"😀"}]}`, "", `write it as \ud83d\ude00`},
 		{`{"Statement":[{"Sid":"` + "\xff" + `"}]}`, "", "the policy is not UTF-8; save it as that"},
+		{`{"Version":"2008-10-17","Statement":[` + statement + `,{"Effect":"Deny","NotAction":["iam:*"]}]}`, `{"Version":"2008-10-17","Statement":[` + statement + `,{"Effect":"Deny","NotAction":["iam:*"]}]}`, ""},
+		{`{"Version":"2012-10-18","Statement":[` + statement + `]}`, "", `the policy's "Version" is neither "2012-10-17" nor "2008-10-17"`},
+		{`{"Version":2012,"Statement":[` + statement + `]}`, "", `the policy's "Version" is neither`},
+		{`{"Statement":[{}]}`, "", `statement 1 of the policy has no "Effect" that is "Allow" or "Deny", in these letters`},
+		{`{"Statement":[` + statement + `,{"Effect":"allow","Action":"*"}]}`, "", `statement 2 of the policy has no "Effect"`},
+		{`{"Statement":{"Effect":"Allow","Resource":"*"}}`, "", `statement 1 of the policy has neither "Action" nor "NotAction"`},
+		{`{"Statement":{"Effect":"Allow","action":"*"}}`, "", `neither "Action" nor "NotAction"`},
+		{`{"Statement":{"Effect":"Allow","Action":"*","Principal":"*"}}`, "", `statement 1 of the policy names a principal`},
+		{`{"Statement":{"Effect":"Allow","Action":"*","NotPrincipal":"*"}}`, "", `names a principal`},
+		{`{"Statement":["x"]}`, "", `holds something that is not an object`},
 	} {
 		got, err := compactPolicy(tc.text)
 		if got != tc.want || (err == nil) != (tc.fault == "") || err != nil && !strings.Contains(err.Error(), tc.fault) {
@@ -457,7 +467,7 @@ func TestPolicyFiles(t *testing.T) {
 		}
 		return file
 	}
-	const good = `{"Statement":[{"Effect":"Deny"}]}`
+	const good = `{"Statement":[{"Effect":"Deny","Action":"*"}]}`
 	absolute := write(elsewhere, "absolute.json", good, 0o644)
 	write(dir, "good.json", " "+good+"\n", 0o600)
 	write(dir, "bad.json", "{\n", 0o600)

@@ -16,6 +16,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/stsbroker/stsbroker/broker/awsconfig"
 	"github.com/stsbroker/stsbroker/broker/custody"
 )
 
@@ -89,12 +90,12 @@ func checkGlob(s string) error {
 
 var (
 	regionShape   = lazy(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`) // a label of a host name: STS's address is made of it
+	awsRegion     = lazy(`^[a-z]{2,4}(-[a-z]+)+-\d+$`)      // us-gov-west-1, eusc-de-east-1
 	profileShape  = lazy(`^[A-Za-z0-9+=,.@_-]+$`)           // what a path segment and the metadata service's role list can hold
 	roleARN       = lazy(`^arn:[a-z0-9-]+:iam:[^:]*:[^:]*:role/[\w+=,.@/-]+$`)
 	awsRoleARN    = lazy(`^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$`)
 	placeholder   = lazy(`\{\{\.(User|Host)\}\}`)
-	sessionShape  = lazy(`^[\w+=,.@-]*$`)   // AssumeRole, RoleSessionName and SourceIdentity; GetFederationToken, Name
-	externalShape = lazy(`^[\w+=,.@:/-]*$`) // AssumeRole, ExternalId; SerialNumber
+	sessionShape  = lazy(`^[\w+=,.@-]*$`) // AssumeRole, RoleSessionName and SourceIdentity; GetFederationToken, Name
 	policyARN     = lazy(`^arn:aws[a-z-]*:iam::(aws|\d{12}):policy/[\w+=,.@/-]+$`)
 	providerARN   = lazy(`^arn:aws[a-z-]*:iam::\d{12}:saml-provider/[\w.-]+$`)
 	contextARN    = lazy(`^arn:aws[a-z-]*:iam::(aws|\d{12}):contextProvider/[\w+=,.@/-]+$`)
@@ -177,7 +178,7 @@ func checkSessionName(s string) error {
 
 // checkExternalID does not repeat the value: some treat it as a secret.
 func checkExternalID(s string) error {
-	if len(s) < 2 || len(s) > 1224 || !externalShape().MatchString(s) {
+	if !awsconfig.ValidExternalID(s) {
 		return errors.New("not an external id: 2 to 1224 letters, digits and _ + = , . @ : / -")
 	}
 	return nil
@@ -186,7 +187,7 @@ func checkExternalID(s string) error {
 // checkSerial takes the ARN of a virtual device and the serial number of a
 // hardware one.
 func checkSerial(s string) error {
-	if len(s) < 9 || len(s) > 256 || !externalShape().MatchString(s) {
+	if !awsconfig.ValidSerial(s) {
 		return fmt.Errorf("%q is not the serial of an MFA device; write its ARN, arn:aws:iam::123456789012:mfa/NAME, or the 9 to 256 characters of its serial number", s)
 	}
 	return nil

@@ -31,8 +31,12 @@ func embedded(ctx context.Context, g *globals, f func(context.Context, control.S
 	go func() { done <- a.run(serving) }()
 	err = f(ctx, a.self())
 	stop()
-	if stopped := <-done; err == nil {
-		err = stopped
+	stopped := <-done
+	switch {
+	case err == nil:
+		return stopped
+	case ctx.Err() != nil && !errors.As(err, new(exitStatus)):
+		return context.Cause(ctx) // whatever failed, it was told to
 	}
 	return err
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -39,7 +38,7 @@ held by the running broker for that one call and kept nowhere.`,
 			p, err := signIn(cmd.Context(), s, args[0])
 			switch {
 			case cmd.Context().Err() != nil:
-				return exitStatus(128 + int(syscall.SIGINT))
+				return context.Cause(cmd.Context())
 			case err != nil:
 				return err
 			}

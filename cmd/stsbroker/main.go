@@ -24,18 +24,24 @@ var version string
 
 func main() { os.Exit(run()) }
 
-// run is main, with the exit status: 0 done, 1 failed, 2 wrong usage, or that of
-// exec's child.
+// run is main, with the exit status: 0 done, 1 failed, 2 wrong usage, 128 and the
+// signal's number where one ended a wait, or that of exec's child.
 func run() int {
 	undumpable()
-	ends := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGTERM}, signal.Ignored) // what is ignored stays so
-	ctx, stop := context.WithCancel(context.Background())
-	if len(ends) > 0 {
-		ctx, stop = signal.NotifyContext(ctx, ends...)
+	ctx, end := context.WithCancelCause(context.Background())
+	defer end(nil)
+	ends := slices.DeleteFunc([]os.Signal{syscall.SIGINT, syscall.SIGTERM}, signal.Ignored) // what is ignored stays so
+	if len(ends) > 0 {                                                                      // for Notify, none are all
+		first := make(chan os.Signal, 1)
+		signal.Notify(first, ends...)
+		go func() {
+			s := <-first
+			signal.Stop(first) // the second Ctrl-C ends us, whatever we are stuck in
+			n, _ := s.(syscall.Signal)
+			end(exitStatus(128 + int(n))) // of a command that only waits: see its context's cause
+		}()
 	}
-	defer stop()
-	context.AfterFunc(ctx, stop) // the second Ctrl-C ends us, whatever we are stuck in
-	running := false             // whether a command began: what fails before is wrong usage
+	running := false // whether a command began: what fails before is wrong usage
 	err := rootCommand(&running).ExecuteContext(ctx)
 	var status exitStatus
 	switch {

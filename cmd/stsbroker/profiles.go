@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -67,6 +68,7 @@ func (c *cataloguer) build() catalog {
 			c.out.files = append(c.out.files, f)
 		}
 	}
+	c.surroundings()
 	mine := map[string]bool{}
 	for _, p := range c.cfg.Profiles {
 		mine[p.Name] = true
@@ -101,6 +103,32 @@ func (c *cataloguer) note(file string, line int, s Severity, format string, args
 	c.out.findings = append(c.out.findings, Finding{File: file, Line: line, Severity: s, Text: fmt.Sprintf(format, args...)})
 }
 
+// surroundings notes what concerns no single profile.
+func (c *cataloguer) surroundings() {
+	if r := c.cfg.STS.Region; c.unknown(r) {
+		c.note(c.cfg.File, 0, SeverityWarning, "sts.region: %s", noRegion(r))
+	}
+	for _, r := range c.cfg.STS.FallbackRegions {
+		if c.unknown(r) {
+			c.note(c.cfg.File, 0, SeverityWarning, "sts.fallback_regions: %s", noRegion(r))
+		}
+	}
+	ignored := strings.EqualFold(c.getenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"), "true") // SDKs do not look at it either
+	if c.getenv("AWS_ENDPOINT_URL") != "" && c.getenv(varEndpointURL) == "" && !ignored {
+		c.note("environment", 0, SeverityWarning, "AWS_ENDPOINT_URL is set and not used here; set %s if STS is meant too", varEndpointURL)
+	}
+}
+
+// unknown reports whether a region is one that calls of STS go to at AWS, and has
+// no name of AWS's making.
+func (c *cataloguer) unknown(region string) bool {
+	return region != "" && !awsRegion().MatchString(region) && c.cfg.STS.Endpoints[region].URL == "" && c.getenv(varEndpointURL) == ""
+}
+
+func noRegion(r string) string {
+	return "not the name of a region that AWS has: " + r + "; correct it, or give its address at sts.endpoints"
+}
+
 func (c *cataloguer) add(p broker.Profile) {
 	if p.Unservable == nil && p.Minter == nil {
 		p.Unservable = fmt.Errorf("%s: it says nothing of how to obtain credentials", p.Origin)
@@ -109,6 +137,9 @@ func (c *cataloguer) add(p broker.Profile) {
 		if at, err := c.site(p.Region, awsconfig.Endpoint{}); err == nil {
 			c.out.sites[p.Name] = at
 		}
+	}
+	if at := c.out.sites[p.Name]; p.Unservable == nil && at.URL == "" && at.Region != c.cfg.STS.Region && c.unknown(at.Region) {
+		p.Notes = append(p.Notes, noRegion(at.Region))
 	}
 	c.out.profiles = append(c.out.profiles, p)
 }
@@ -269,6 +300,13 @@ func (d *draft) asAWS(p awsconfig.Profile) {
 			d.out.Notes = append(d.out.Notes, fmt.Sprintf("once in 12h it needs a code of the MFA device %s, for all roles that name it: stsbroker login %s", r.MFASerial, d.out.Name))
 		case r.MFASerial != "":
 			m.MFA.Serial = r.MFASerial
+		}
+		if source.Profile != "" && r.Duration > mostChained {
+			whose := "its source " + source.Profile
+			if strings.HasPrefix(source.Profile, "(") { // a name of ours, see awsSource and mfaSession
+				whose = "what signs for it"
+			}
+			d.out.Notes = append(d.out.Notes, fmt.Sprintf("%s is temporary credentials, with which STS grants a role 1h at most; duration_seconds %d will be 3600", whose, int(r.Duration.Seconds())))
 		}
 		d.role(m, source)
 	case p.WebIdentity != nil:
@@ -485,12 +523,16 @@ func (d *draft) webIdentity(m awssts.WebIdentity) {
 	d.shortNote(m.Duration)
 }
 
-// sessionName fills a template in.
+// sessionName fills a template in. What the document has was checked with it; the
+// AWS files may hold more than STS takes.
 func (d *draft) sessionName(template *string) {
-	var err error
-	if *template, err = roleSessionName(*template); err != nil {
+	name, err := roleSessionName(*template)
+	if err != nil {
 		d.fail(err)
+	} else if *template != "" && !strings.Contains(*template, "{{") && name != *template {
+		d.out.Notes = append(d.out.Notes, fmt.Sprintf("its role_session_name is sent as %s: STS takes 2 to 64 letters, digits and _ + = , . @ - there", name))
 	}
+	*template = name
 }
 
 // person notes that somebody must give a code for each mint.
@@ -569,8 +611,50 @@ func (d *draft) ambient() {
 	case ambient.LinkContainer:
 		d.endpointOf(ambient.ECS)
 	default:
-		d.endpointOf(ambient.EC2)
+		d.out.Action = ambient.EC2
+		m, err := ambient.New(ambient.EC2, ambient.Options{Getenv: d.getenv, Listeners: d.own})
+		if err != nil {
+			d.minter(nil, d.nothingElse(err))
+			break
+		}
+		d.minter(lastLink{m, d.nothingElse}, nil)
 	}
+}
+
+// lastLink is the machine where the chain of the SDKs found nothing before it.
+type lastLink struct {
+	*ambient.Minter
+	failed func(error) error
+}
+
+// Mint implements broker.Minter.
+func (l lastLink) Mint(ctx context.Context, in broker.MintInput) (broker.Credentials, error) {
+	c, err := l.Minter.Mint(ctx, in)
+	if err != nil {
+		err = l.failed(err)
+	}
+	return c, err
+}
+
+// nothingElse puts what the chain looked at before why its last link cannot be
+// used: who asked for the whole chain may not have meant that one.
+func (c *cataloguer) nothingElse(err error) error {
+	e, ok := errors.AsType[*broker.Error](err)
+	if !ok {
+		return err
+	}
+	half := ""
+	keys := ambient.WithOldNames(c.getenv)
+	switch id, secret := keys("AWS_ACCESS_KEY_ID") != "", keys("AWS_SECRET_ACCESS_KEY") != ""; {
+	case id && !secret:
+		half = " (AWS_ACCESS_KEY_ID is set there, and AWS_SECRET_ACCESS_KEY is not)"
+	case secret && !id:
+		half = " (AWS_SECRET_ACCESS_KEY is set there, and AWS_ACCESS_KEY_ID is not)"
+	}
+	out := *e
+	out.Public = "nothing in the environment" + half + ", the AWS files or a container gives credentials, and this machine (" + ambient.EC2 + ") does not: " +
+		strings.TrimPrefix(e.Public, "credential_source "+ambient.EC2+": ")
+	return &out
 }
 
 // endpointOf takes credentials from what gives them to everything on this machine.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -243,5 +245,132 @@ profiles: { p: { root: { target: "210987654321", task_policy_arn: "arn:aws-cn:ia
 				t.Errorf("findings: %v", c.findings)
 			}
 		})
+	}
+}
+
+// notes are what check says of a profile that can be served.
+func (c catalog) notes(t *testing.T, name string) string {
+	t.Helper()
+	p := c.get(t, name)
+	if p.Unservable != nil {
+		t.Errorf("%s: %v", name, p.Unservable)
+	}
+	return strings.Join(p.Notes, "\n")
+}
+
+func TestRegionsThatAWSHasNot(t *testing.T) {
+	const web = "web_identity: { arn: 'arn:aws:iam::123456789012:role/x', token_file: /t }"
+	yaml := "sts: { region: venus-2, fallback_regions: [pluto, us-east-1], endpoints: { store: 'https://store.example' } }\n" +
+		"profiles: { a: { " + web + ", region: mars-1 }, b: { " + web + ", region: store }, c: { " + web + " }, d: { " + web + ", region: us-gov-west-1 } }"
+	yaml = strings.Replace(yaml, ", d: { web_identity: { arn: 'arn:aws:", ", d: { web_identity: { arn: 'arn:aws-us-gov:", 1)
+	aws := "[profile e]\nrole_arn = arn:aws:iam::123456789012:role/x\nweb_identity_token_file = /t\nregion = mars-1\n" +
+		"[profile f]\nrole_arn = arn:aws:iam::123456789012:role/x\nweb_identity_token_file = /t\nregion = mars-1\nendpoint_url = https://store.example\n"
+	c := catalogOf(t, files{yaml, aws, ""}, nil)
+	const want = "not the name of a region that AWS has: "
+	for name, region := range map[string]string{"a": "mars-1", "b": "", "c": "", "d": "", "e": "mars-1", "f": ""} {
+		if notes := c.notes(t, name); strings.Contains(notes, want) != (region != "") || !strings.Contains(notes, region) {
+			t.Errorf("%s: %s", name, notes)
+		}
+	}
+	said := 0
+	for _, f := range c.findings {
+		if strings.Contains(f.Text, want) {
+			said++
+			if f.Severity != SeverityWarning || f.Text[:strings.Index(f.Text, ";")] != []string{"", "sts.region: " + want + "venus-2", "sts.fallback_regions: " + want + "pluto"}[said] {
+				t.Error(f)
+			}
+		}
+	}
+	if said != 2 {
+		t.Error(c.findings)
+	}
+	c = catalogOf(t, files{yaml, aws, ""}, map[string]string{"AWS_ENDPOINT_URL_STS": "https://store.example"})
+	for _, name := range []string{"a", "e"} {
+		if notes := c.notes(t, name); strings.Contains(notes, want) {
+			t.Errorf("one endpoint for all, and %s: %s", name, notes)
+		}
+	}
+	for _, region := range []string{"us-east-1", "ap-southeast-7", "us-isob-east-1", "eu-isoe-west-1", "eusc-de-east-1", "mx-central-1", "cn-northwest-1", "us-gov-east-1"} {
+		if !awsRegion().MatchString(region) {
+			t.Errorf("%s is a region", region)
+		}
+	}
+}
+
+func TestLongRoleOverARole(t *testing.T) {
+	role := func(name, more string) string {
+		return "[profile " + name + "]\nrole_arn = arn:aws:iam::123456789012:role/x\n" + more
+	}
+	c := catalogOf(t, files{"", role("first", "source_profile = dev\nduration_seconds = 7200\n") +
+		role("second", "source_profile = first\nduration_seconds = 7200\n") + role("hour", "source_profile = first\nduration_seconds = 3600\n") +
+		role("machine", "credential_source = Ec2InstanceMetadata\nduration_seconds = 7200\n") +
+		role("device", "source_profile = dev\nduration_seconds = 7200\n"+phoneMFA), devKeys}, nil)
+	const rest = " is temporary credentials, with which STS grants a role 1h at most; duration_seconds 7200 will be 3600"
+	for name, want := range map[string]string{"first": "", "hour": "", "second": "its source first" + rest, "machine": "what signs for it" + rest, "device": "what signs for it" + rest} {
+		if notes := c.notes(t, name); strings.Contains(notes, "1h at most") != (want != "") || !strings.Contains(notes, want) {
+			t.Errorf("%s: %s", name, notes)
+		}
+	}
+}
+
+func TestSessionNameThatWasChanged(t *testing.T) {
+	name := func(profile, session string) string {
+		return "[profile " + profile + "]\nrole_arn = arn:aws:iam::123456789012:role/x\nsource_profile = dev\nrole_session_name = " + session + "\n"
+	}
+	c := catalogOf(t, files{"", name("blank", "Jo Doe") + name("long", strings.Repeat("n", 65)) + name("good", "jo@example"), devKeys}, nil)
+	for profile, sent := range map[string]string{"blank": "Jo-Doe:", "long": strings.Repeat("n", 64) + ":", "good": ""} {
+		if notes := c.notes(t, profile); strings.Contains(notes, "is sent as") != (sent != "") || sent != "" && !strings.Contains(notes, "its role_session_name is sent as "+sent) {
+			t.Errorf("%s: %s", profile, notes)
+		}
+	}
+}
+
+func TestEndpointForEverythingIsNotForSTS(t *testing.T) {
+	for _, tc := range []struct {
+		env  map[string]string
+		want bool
+	}{
+		{map[string]string{"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, true},
+		{map[string]string{"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ENDPOINT_URL_STS": "http://127.0.0.1:1"}, false},
+		{map[string]string{"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}, false},
+		{nil, false},
+	} {
+		c := catalogOf(t, files{}, tc.env)
+		found := slices.ContainsFunc(c.findings, func(f Finding) bool {
+			return f.Severity == SeverityWarning && strings.HasPrefix(f.String(), "environment: warning: AWS_ENDPOINT_URL is set and not used here; set AWS_ENDPOINT_URL_STS")
+		})
+		if found != tc.want {
+			t.Errorf("%v: %v", tc.env, c.findings)
+		}
+	}
+}
+
+func TestAmbientThatFindsNothing(t *testing.T) {
+	const nothing, machine = "nothing in the environment", ", the AWS files or a container gives credentials, and this machine (Ec2InstanceMetadata) does not: "
+	for _, tc := range []struct {
+		env  map[string]string
+		half string
+	}{
+		{nil, ""},
+		{map[string]string{"AWS_ACCESS_KEY_ID": "AKIASCRIPTSCRIPTSCRI"}, " (AWS_ACCESS_KEY_ID is set there, and AWS_SECRET_ACCESS_KEY is not)"},
+		{map[string]string{"AWS_SECRET_ACCESS_KEY": "canary"}, " (AWS_SECRET_ACCESS_KEY is set there, and AWS_ACCESS_KEY_ID is not)"},
+	} {
+		env := map[string]string{"AWS_EC2_METADATA_DISABLED": "true"}
+		maps.Copy(env, tc.env)
+		p := catalogOf(t, files{yaml: "profiles: { here: { ambient: true } }"}, env).get(t, "here")
+		if p.Unservable == nil || !strings.Contains(p.Unservable.Error(), ": profile here: "+nothing+tc.half+machine+"AWS_EC2_METADATA_DISABLED is true") ||
+			strings.Contains(p.Unservable.Error(), "credential_source") || strings.Contains(p.Unservable.Error(), "canary") {
+			t.Errorf("%v: %v", tc.env, p.Unservable)
+		}
+		env = map[string]string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:1"} // nobody is there
+		maps.Copy(env, tc.env)
+		p = catalogOf(t, files{yaml: "profiles: { here: { ambient: true } }"}, env).get(t, "here")
+		if p.Unservable != nil {
+			t.Fatal(p.Unservable)
+		}
+		_, err := p.Minter.Mint(t.Context(), broker.MintInput{})
+		if e, ok := errors.AsType[*broker.Error](err); !ok || !strings.HasPrefix(e.Public, nothing+tc.half+machine) || e.Kind != broker.KindUnavailable {
+			t.Errorf("%v: %v", tc.env, err)
+		}
 	}
 }

@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// Service is what the command line asks of a broker. Errors are [*Error].
+// Service is what the command line asks of a broker. Errors are [*Error]; those of
+// a [Client] whose context ended before the answer are that context's cause.
 type Service interface {
 	// Status returns how profiles stand: one, or all for "".
 	Status(ctx context.Context, profile string) (Status, error)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -183,6 +184,9 @@ func (c *Client) open(ctx context.Context, call string, in request) (*http.Respo
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(req)
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	if err != nil {
 		return nil, &Error{Kind: "unavailable", Message: fmt.Sprintf("the broker at %s hung up; see its log, and stsbroker status (%v)", c.path, err)}
 	}
@@ -203,7 +207,10 @@ func do[T any](ctx context.Context, c *Client, call string, in request) (out T, 
 		return out, err
 	}
 	defer resp.Body.Close()
-	return out, json.NewDecoder(resp.Body).Decode(&out)
+	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+		return out, cmp.Or(context.Cause(ctx), err)
+	}
+	return out, nil
 }
 
 // Status implements [Service].
@@ -254,19 +261,20 @@ func (c *Client) Env(ctx context.Context, profile string, file bool) (Endpoint, 
 // Child implements [Service]. The kernel closes the connection when this process
 // dies, however it dies, and the token with it.
 func (c *Client) Child(ctx context.Context, profile, resume string) (Child, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	late := time.AfterFunc(firstAnswer, cancel)
+	ctx, cancel := context.WithCancelCause(ctx)
+	tooLong := &Error{Kind: "unavailable", Profile: profile, Message: "the broker at " + c.path + " took too long to answer"}
+	late := time.AfterFunc(firstAnswer, func() { cancel(tooLong) })
 	resp, err := c.open(ctx, "child", request{Profile: profile, Resume: resume})
 	if !late.Stop() && err == nil {
-		err = errors.Join(&Error{Kind: "unavailable", Profile: profile, Message: "the broker at " + c.path + " took too long to answer"}, resp.Body.Close())
+		err = errors.Join(tooLong, resp.Body.Close())
 	}
 	if err != nil {
-		cancel()
+		cancel(nil)
 		return Child{}, err
 	}
 	lost, over := make(chan struct{}), make(chan struct{})
 	out := Child{Lost: lost, Revoked: over, Release: sync.OnceFunc(func() {
-		cancel()
+		cancel(nil)
 		_ = resp.Body.Close()
 	})}
 	dec := json.NewDecoder(resp.Body)
