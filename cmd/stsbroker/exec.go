@@ -101,20 +101,13 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile string
 	return err
 }
 
-// child mints for one child, after a login where that is needed and somebody is
-// there to give the code.
+// child mints for one child.
 func child(ctx context.Context, s control.Service, profile string) (control.Child, error) {
-	for {
-		c, err := patiently(ctx, "STS to give credentials of profile "+profile, func(context.Context) (control.Child, error) {
+	return orSignIn(ctx, s, profile, func() (control.Child, error) {
+		return patiently(ctx, "STS to give credentials of profile "+profile, func(context.Context) (control.Child, error) {
 			return s.Child(ctx, profile, "")
 		})
-		if !loginNeeded(err) || !isTerminal(os.Stdin) || !isTerminal(os.Stderr) {
-			return c, err
-		}
-		if _, err := signIn(ctx, s, profile); err != nil {
-			return c, err
-		}
-	}
+	})
 }
 
 // heard are the signals to pass on: those that are not ignored, as nohup and

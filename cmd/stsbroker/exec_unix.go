@@ -34,6 +34,10 @@ func sentByTerminal(s os.Signal) bool {
 	return err == nil && foreground == unix.Getpgrp()
 }
 
+// apart starts a program that goes on when this one ends, whatever the terminal
+// sends to its foreground group.
+func apart() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+
 // controlFolderGuards: the kernel tells who connects to a Unix socket.
 const controlFolderGuards = false
 

@@ -94,6 +94,20 @@ func signIn(ctx context.Context, s control.Service, profile string) (control.Pro
 	}
 }
 
+// orSignIn does what needs credentials, after a login where that is needed and
+// somebody is there to give the code.
+func orSignIn[T any](ctx context.Context, s control.Service, profile string, f func() (T, error)) (T, error) {
+	for {
+		out, err := f()
+		if !loginNeeded(err) || !isTerminal(os.Stdin) || !isTerminal(os.Stderr) {
+			return out, err
+		}
+		if _, err := signIn(ctx, s, profile); err != nil {
+			return out, err
+		}
+	}
+}
+
 func loginNeeded(err error) bool {
 	e, ok := errors.AsType[*control.Error](err)
 	return ok && e.Kind == broker.KindLoginNeeded.String()

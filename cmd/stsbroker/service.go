@@ -148,7 +148,9 @@ func (l local) Status(_ context.Context, profile string) (control.Status, error)
 	}
 	for _, s := range l.broker.Status() {
 		if profile == "" || s.Profile == profile {
-			out.Profiles = append(out.Profiles, statusOf(s))
+			p := statusOf(s)
+			p.Compatible = callOfSTS(p.Action) && l.cfg.STS.Endpoints[l.catalog.sites[s.Profile].Region].Compatible
+			out.Profiles = append(out.Profiles, p)
 		}
 	}
 	if profile != "" && len(out.Profiles) == 0 {

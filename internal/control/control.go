@@ -82,6 +82,7 @@ type Profile struct {
 	MFA        string   `json:"mfa_device,omitempty"`  // whose code a login wants
 	AccountID  string   `json:"account_id,omitempty"`
 	RoleARN    string   `json:"role_arn,omitempty"`
+	Compatible bool     `json:"compatible,omitempty"` // a store that speaks STS mints, not AWS
 	KeyID      string   `json:"access_key_id,omitempty"`
 	Generation uint64   `json:"generation,omitempty"`
 	Left       float64  `json:"seconds_left,omitempty"`
