@@ -318,6 +318,14 @@ func TestStatus(t *testing.T) {
 		if st.KeyID == "" || st.Left > time.Hour || st.RenewIn <= 0 || st.Expiration == "" {
 			t.Errorf("%+v", st)
 		}
+		if one, ok := b.StatusOf("dev"); !ok || one.KeyID != st.KeyID || one.State != st.State {
+			t.Errorf("%v, %+v", ok, one)
+		}
+		for name, want := range map[string]bool{"bad": true, "hidden": false, "none": false, "": false} {
+			if one, ok := b.StatusOf(name); ok != want || one.Profile != map[bool]string{true: name}[want] {
+				t.Errorf("%q: %v, %+v", name, ok, one)
+			}
+		}
 		if s := b.Stats(); !s.AnyHeld || s.SmallestLeft != st.Left || s.Budget["123456789012/eu-central-1"] != budgetBurst {
 			t.Errorf("%+v", s)
 		}

@@ -120,6 +120,7 @@ func (p Peer) PID() (pid int32, known bool) { return p.pid, p.known && p.pid != 
 const (
 	DoorContainer = "container"
 	DoorControl   = "control" // the command line, over the Unix control socket
+	DoorIMDS      = "imds"    // the instance metadata service
 )
 
 // Caller is who asks.

@@ -57,6 +57,16 @@ func (b *Broker) Status() []Status {
 	return all
 }
 
+// StatusOf returns how one profile stands, and false when there is none of that
+// name or it only feeds others. It waits for nobody.
+func (b *Broker) StatusOf(profile string) (Status, bool) {
+	e := (*b.profiles.Load())[profile]
+	if e == nil || e.Hidden {
+		return Status{}, false
+	}
+	return b.status(e), true
+}
+
 func (b *Broker) status(e *entry) Status {
 	s := Status{
 		Profile: e.Name, State: StateIdle, Origin: e.Origin, Action: e.Action, Region: e.Region, Notes: e.Notes,

@@ -61,6 +61,7 @@ func NewContainer(c Container) http.Handler {
 		source:   c.Source,
 		tokens:   c.Tokens,
 		patience: c.Patience,
+		rendered: renderings{in: containerBody},
 	}
 	return &guard{refuser: d.refuser, next: d.serve}
 }
@@ -113,11 +114,7 @@ func (d *container) serve(w http.ResponseWriter, r *http.Request, conn *listen.C
 		d.fail(w, statusOf(e.Kind), who, e)
 		return
 	}
-	now := time.Now()
-	out, err := d.rendered.of(profile, set, now)
-	if err == nil && !out.live(now) {
-		err = errExpired
-	}
+	out, err := d.rendered.of(profile, set, time.Now())
 	if err != nil {
 		d.refuse(w, http.StatusServiceUnavailable, who, &broker.Error{
 			Kind: broker.KindUnavailable, Profile: profile, Cause: err,
@@ -125,12 +122,10 @@ func (d *container) serve(w http.ResponseWriter, r *http.Request, conn *listen.C
 		})
 		return
 	}
-	writeHeader(w, out.length)
+	writeHeader(w, jsonValue, out.length)
 	_, _ = w.Write(out.body)
 	d.requests.Request(d.door, http.StatusOK)
 }
-
-var errExpired = errors.New("the set has expired")
 
 // authenticate takes exactly one Authorization header. Of two, a proxy and we
 // could each believe another one.

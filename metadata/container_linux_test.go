@@ -3,10 +3,7 @@ package metadata
 import (
 	"net/http"
 	"os"
-	"runtime"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // Another user's process with a token bound to a third.
@@ -32,14 +29,7 @@ func TestSecondFactorOfAnotherUser(t *testing.T) {
 		{65534, "of65534", http.StatusForbidden},
 		{65534, "of0", http.StatusForbidden},
 	} {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			runtime.LockOSThread() // never unlocked: the thread ends with its changed uid
-			if err := unix.Setfsuid(c.uid); err != nil {
-				t.Error(err)
-				return
-			}
+		as(t, c.uid, func() {
 			for _, addr := range []string{r.addr, r.addr6} {
 				if addr == "" {
 					continue
@@ -48,7 +38,6 @@ func TestSecondFactorOfAnotherUser(t *testing.T) {
 					t.Errorf("uid %d with %s at %s: %d, want %d", c.uid, c.token, addr, a.status, c.want)
 				}
 			}
-		}()
-		<-done
+		})
 	}
 }

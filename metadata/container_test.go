@@ -229,7 +229,7 @@ func TestWarmRequestAllocatesNothing(t *testing.T) {
 func bareHandler(body []byte) http.Handler {
 	length := []string{strconv.Itoa(len(body))}
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		writeHeader(w, length)
+		writeHeader(w, jsonValue, length)
 		_, _ = w.Write(body)
 	})
 }
@@ -238,7 +238,7 @@ func bareHandler(body []byte) http.Handler {
 // and what has expired goes.
 func TestRenderingsAreBounded(t *testing.T) {
 	r := start(t, nil)
-	door := &container{refuser: refuser{requests: r.sink, observer: r.sink}, source: r.source, tokens: grants{goodToken: {Profiles: []string{"dev"}}}}
+	door := &container{refuser: refuser{requests: r.sink, observer: r.sink}, rendered: renderings{in: containerBody}, source: r.source, tokens: grants{goodToken: {Profiles: []string{"dev"}}}}
 	ask := func(name string) {
 		r := offline(t, "/credentials/"+url.PathEscape(name))
 		door.serve(httptest.NewRecorder(), r, listen.FromContext(r.Context()))

@@ -9,6 +9,8 @@
 //     everything else be that is served over TCP.
 //   - container.go: [NewContainer], the container (ECS/EKS) door: token, second
 //     factor, profile, credentials.
+//   - imds.go: [NewIMDS], an instance metadata service with one role: user,
+//     session token, leaf or listing. imds_token.go has the tokens.
 //   - render.go, errors.go: the bytes that leave, for a set and for an error.
 //
 // server.go has the limits on time and size, [NewServer]. Who is at the other

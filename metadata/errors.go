@@ -17,6 +17,7 @@ const maxMessage = 1900
 
 var (
 	jsonValue    = []string{"application/json"} // exactly: with a charset, Go v2 does not read error bodies
+	textValue    = []string{"text/plain"}
 	noStoreValue = []string{"no-store"}
 )
 
@@ -35,23 +36,29 @@ func statusOf(k broker.Kind) int {
 }
 
 // errorBody is one line of JSON. Everything is in it twice: Java wants the
-// lower-case names, others the upper-case ones. code is the issuer's own where
-// there is one, else the kind.
+// lower-case names, others the upper-case ones.
 func errorBody(e *broker.Error) []byte {
-	code := e.Code
-	if code == "" {
-		code = e.Kind.String()
-	}
-	code, message := oneLine(code, 100), oneLine(e.Public, maxMessage)
-	if message == "" {
-		message = "no credentials: " + e.Kind.String()
-	}
+	code, message := errorWords(e)
 	return marshal(struct {
 		Code1    string `json:"code"`
 		Message1 string `json:"message"`
 		Code2    string `json:"Code"`
 		Message2 string `json:"Message"`
 	}{code, message, code, message})
+}
+
+// errorWords are what a client reads: the issuer's own code where there is one,
+// else the kind, and what to do.
+func errorWords(e *broker.Error) (code, message string) {
+	code = e.Code
+	if code == "" {
+		code = e.Kind.String()
+	}
+	code, message = oneLine(code, 100), oneLine(e.Public, maxMessage)
+	if message == "" {
+		message = "no credentials: " + e.Kind.String()
+	}
+	return code, message
 }
 
 // oneLine makes s safe to show: valid UTF-8, no control characters, at most
@@ -81,10 +88,10 @@ func marshal(v any) []byte {
 	return bytes.TrimRight(b.Bytes(), "\n")
 }
 
-// writeHeader sets what every answer of a door has.
-func writeHeader(w http.ResponseWriter, length []string) {
+// writeHeader sets what every answer with a body has.
+func writeHeader(w http.ResponseWriter, contentType, length []string) {
 	h := w.Header()
-	h["Content-Type"] = jsonValue
+	h["Content-Type"] = contentType
 	h["Content-Length"] = length
 	h["Cache-Control"] = noStoreValue
 }
@@ -94,19 +101,36 @@ type refuser struct {
 	door     string
 	requests Requests
 	observer broker.Observer
+	silent   bool // errors have no body
 }
 
 // fail writes e and counts it. The connection ends unless the caller has shown
-// a valid token: strangers keep nothing open.
+// a valid token or is known to the kernel: strangers keep nothing open.
 func (d *refuser) fail(w http.ResponseWriter, status int, who broker.Caller, e *broker.Error) {
-	if who.Token == "" {
+	if _, known := who.Peer.UID(); who.Token == "" && !known {
 		w.Header()["Connection"] = closeValue
 	}
+	if d.silent {
+		d.end(w, status)
+		return
+	}
 	body := errorBody(e)
-	writeHeader(w, []string{strconv.Itoa(len(body))})
+	writeHeader(w, jsonValue, []string{strconv.Itoa(len(body))})
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
 	d.requests.Request(d.door, status)
+}
+
+// end answers with a status alone.
+func (d *refuser) end(w http.ResponseWriter, status int) {
+	w.Header()["Cache-Control"] = noStoreValue
+	w.WriteHeader(status)
+	d.requests.Request(d.door, status)
+}
+
+func (d *refuser) wrongMethod(w http.ResponseWriter, who broker.Caller, allow []string) {
+	w.Header()["Allow"] = allow
+	d.refuse(w, http.StatusMethodNotAllowed, who, &broker.Error{Kind: broker.KindForbidden, Public: "refused: only " + allow[0] + " is answered here"})
 }
 
 // refuse is fail for what the broker never saw, and so could not observe.

@@ -28,7 +28,8 @@ type Requests interface {
 //   - no Forwarded, X-Forwarded-* or Via: a proxy speaks for somebody else.
 //   - no body: nothing that is served here takes one, and net/http accepts
 //     Transfer-Encoding and Content-Length together.
-//   - GET alone, else 405: no request changes anything.
+//   - GET alone, else 405: no request changes anything. (The IMDS door also
+//     takes PUT, with which its clients begin.)
 //
 // Who is refused loses the connection too, so that only those who are served
 // can keep one. Refusals are counted and observed under the name of the door.
@@ -44,6 +45,7 @@ func Guard(door string, next http.Handler, requests Requests, observer broker.Ob
 
 type guard struct {
 	refuser
+	put  bool // PUT passes too
 	next func(http.ResponseWriter, *http.Request, *listen.Caller)
 }
 
@@ -57,9 +59,12 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.turnAway(w, r, caller, why)
 		return
 	}
-	if r.Method != http.MethodGet {
-		w.Header()["Allow"] = allowValue
-		g.refuse(w, http.StatusMethodNotAllowed, brokerCaller(g.door, caller), &broker.Error{Kind: broker.KindForbidden, Public: "refused: only GET is answered here"})
+	if r.Method != http.MethodGet && !(g.put && r.Method == http.MethodPut) {
+		allow := allowGet
+		if g.put {
+			allow = allowBoth
+		}
+		g.wrongMethod(w, brokerCaller(g.door, caller), allow)
 		return
 	}
 	if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
@@ -72,7 +77,9 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Header values are shared by all answers: net/http only reads them.
 var (
-	allowValue = []string{http.MethodGet}
+	allowGet   = []string{http.MethodGet}
+	allowPut   = []string{http.MethodPut}
+	allowBoth  = []string{http.MethodGet + ", " + http.MethodPut}
 	closeValue = []string{"close"}
 )
 

@@ -11,7 +11,7 @@ import (
 	"github.com/stsbroker/stsbroker/broker"
 )
 
-// rendered is a set in the container dialect.
+// rendered is a set in a door's dialect.
 type rendered struct {
 	set    *broker.Set
 	body   []byte
@@ -19,12 +19,27 @@ type rendered struct {
 	until  time.Time // the Expiration in body: to a client, the set is expired from then on
 }
 
-var errIncomplete = errors.New("the set is incomplete")
+var (
+	errIncomplete = errors.New("the set is incomplete")
+	errExpired    = errors.New("the set has expired")
+)
 
-// render makes the body of a 200. Fields that are not known are left out, never
-// null or empty: .NET fails on those. Expiration is in whole seconds, rounded down.
-func render(set *broker.Set) (*rendered, error) {
-	body := struct {
+// dialect is the body of a 200, a struct of strings: what a door's clients want
+// to read of a complete set. Fields that are not known are left out, never null
+// or empty: .NET fails on those.
+type dialect func(set *broker.Set, expiration string) any
+
+// render makes the body of a 200. Expiration is in whole seconds, rounded down.
+func render(set *broker.Set, in dialect) (*rendered, error) {
+	if set.AccessKeyID == "" || set.SecretAccessKey.IsZero() || set.SessionToken.IsZero() || set.Advertised.IsZero() {
+		return nil, errIncomplete
+	}
+	b := marshal(in(set, set.Expiration()))
+	return &rendered{set: set, body: b, length: []string{strconv.Itoa(len(b))}, until: set.Advertised.UTC().Truncate(time.Second)}, nil
+}
+
+func containerBody(set *broker.Set, expiration string) any {
+	return struct {
 		RoleArn         string `json:",omitempty"` // s3fs needs it
 		AccessKeyId     string
 		SecretAccessKey string
@@ -36,38 +51,42 @@ func render(set *broker.Set) (*rendered, error) {
 		AccessKeyId:     set.AccessKeyID,
 		SecretAccessKey: set.SecretAccessKey.Reveal(),
 		Token:           set.SessionToken.Reveal(),
+		Expiration:      expiration,
 		AccountId:       set.AccountID,
 	}
-	if body.AccessKeyId == "" || body.SecretAccessKey == "" || body.Token == "" || set.Advertised.IsZero() {
-		return nil, errIncomplete
-	}
-	until := set.Advertised.UTC().Truncate(time.Second)
-	body.Expiration = until.Format("2006-01-02T15:04:05Z")
-	b := marshal(body)
-	return &rendered{set: set, body: b, length: []string{strconv.Itoa(len(b))}, until: until}, nil
 }
 
-// live reports whether the set may be handed out: really, and in the client's eyes.
-func (r *rendered) live(now time.Time) bool { return r.set.Left(now) > 0 && now.Before(r.until) }
+// usable returns an error when the set has expired: really, or in the client's eyes.
+func (r *rendered) usable(now time.Time) error {
+	if r.set.Left(now) > 0 && now.Before(r.until) {
+		return nil
+	}
+	return errExpired
+}
 
 // renderings keeps what was rendered, by profile, so that a request costs a
 // lookup. Only names that the broker has credentials for come in, and what has
 // expired goes out when something new comes in: it is no larger than the
 // configuration.
 type renderings struct {
+	in dialect
 	mu sync.Mutex // of writers
 	m  atomic.Pointer[map[string]*rendered]
 }
 
-// of returns the profile's rendered set, rendering it if it is another one than last time.
+// of returns the profile's rendered set, rendering it if it is another one than
+// last time. The error says why the set may not be handed out.
 func (c *renderings) of(profile string, set *broker.Set, now time.Time) (*rendered, error) {
 	if m := c.m.Load(); m != nil {
 		if r := (*m)[profile]; r != nil && r.set == set {
-			return r, nil
+			return r, r.usable(now)
 		}
 	}
-	fresh, err := render(set)
+	fresh, err := render(set, c.in)
 	if err != nil {
+		return nil, err
+	}
+	if err := fresh.usable(now); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
@@ -75,7 +94,7 @@ func (c *renderings) of(profile string, set *broker.Set, now time.Time) (*render
 	next := map[string]*rendered{strings.Clone(profile): fresh} // not a part of the request's line
 	if m := c.m.Load(); m != nil {
 		for name, r := range *m {
-			if name != profile && r.live(now) {
+			if name != profile && r.usable(now) == nil {
 				next[name] = r
 			}
 		}

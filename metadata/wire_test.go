@@ -308,7 +308,7 @@ func TestWire18_WholeSeconds(t *testing.T) {
 	} {
 		s := *good
 		s.Advertised = at
-		r, err := render(&s)
+		r, err := render(&s, containerBody)
 		if err != nil {
 			t.Fatal(err)
 		}

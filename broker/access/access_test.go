@@ -138,7 +138,12 @@ func TestAuthorize(t *testing.T) {
 		{"control", "", "dev", unknown, "forbidden"},
 		{"control", free, "dev", unknown, "forbidden"},
 		{"", free, "dev", mine, "forbidden"},
-		{"imds", free, "dev", mine, "forbidden"},
+		{"imds", "", "dev", mine, ""},
+		{"imds", "", "dev", root, ""},
+		{"imds", "", "dev", other, "forbidden"},
+		{"imds", "", "dev", unknown, "forbidden"},
+		{"imds", free, "dev", unknown, "forbidden"},
+		{"smoke", free, "dev", mine, "forbidden"},
 	} {
 		err := tokens.Authorize(t.Context(), broker.Caller{Door: c.door, Token: c.token, Peer: c.peer}, c.profile)
 		if c.want == "" && err != nil || c.want != "" && kindOf(err) != c.want {

@@ -58,8 +58,8 @@ func unauthorized(what, cause string) error {
 //
 // At the container door the caller's token decides: it must hold the profile
 // by its exact name and, where it is bound to a user, admit the peer. At the
-// control door the peer must be the user who runs the broker, or root. Whoever
-// is unknown is refused.
+// control and the IMDS door the peer must be the user who runs the broker, or
+// root, who could become it. Whoever is unknown is refused.
 //
 // What a client reads is the same whether the profile exists or not. Allowing
 // allocates nothing.
@@ -78,7 +78,7 @@ func (t *Tokens) Authorize(_ context.Context, who broker.Caller, profile string)
 			return forbidden(profile, err.Error())
 		}
 		return nil
-	case broker.DoorControl:
+	case broker.DoorControl, broker.DoorIMDS:
 		switch {
 		case !known:
 			return forbidden(profile, "the caller's uid is unknown")

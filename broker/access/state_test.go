@@ -323,3 +323,20 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// Keys for others are as lasting as the secret, and have nothing to do with tokens.
+func TestKey(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	first := open(t, dir)
+	key := first.Key("imds")
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, dir)
+	switch {
+	case len(key.Reveal()) != 32 || !key.Equal(again.Key("imds")):
+		t.Error("another key after a restart")
+	case key.Equal(again.Key("other")), key.Equal(Memory().Key("imds")), key.Equal(again.secret):
+		t.Error("the key of another purpose or secret")
+	}
+}

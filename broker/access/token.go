@@ -22,6 +22,7 @@ const (
 	tokenLength = len(tokenPrefix) + idLength + 1 + macLength
 
 	tokenLabel = "stsbroker token v1"
+	keyLabel   = "stsbroker key v1" // see [Tokens.Key]
 )
 
 // Kind says how a token came about, and so how long it lives.
@@ -76,6 +77,13 @@ func mac(secret broker.Secret, label, message string) []byte {
 	h.Write([]byte{0})
 	h.Write([]byte(message))
 	return h.Sum(nil)
+}
+
+// Key returns a key for a purpose of others, such as the tokens of a door that
+// makes its own. The same secret gives the same key, after a restart too, and
+// no two purposes have the same.
+func (t *Tokens) Key(purpose string) broker.Secret {
+	return broker.NewSecret(string(mac(t.secret, keyLabel, purpose)))
 }
 
 // IsToken reports whether this has the shape of a token, of this broker or another.

@@ -35,9 +35,30 @@ type Config struct {
 // ListenConfig holds addresses ("IP:PORT", loopback) and a path.
 type ListenConfig struct {
 	Container    []string // empty for no container door
-	Metrics      string   // "" for off
-	MetricsGiven bool     // whether the document says so, or the default of the service is meant
-	Control      string   // absolute path of the Unix socket; "" for the default path
+	IMDS         []IMDSConfig
+	Metrics      string // "" for off
+	MetricsGiven bool   // whether the document says so, or the default of the service is meant
+	Control      string // absolute path of the Unix socket; "" for the default path
+}
+
+// addresses are all that this version listens on over TCP.
+func (c ListenConfig) addresses() []string {
+	all := slices.Clone(c.Container)
+	for _, l := range c.IMDS {
+		all = append(all, l.Address)
+	}
+	if c.Metrics != "" {
+		all = append(all, c.Metrics)
+	}
+	return all
+}
+
+// IMDSConfig is an instance metadata service with one profile as its role.
+type IMDSConfig struct {
+	Address string
+	Profile string // here or of the AWS files
+	AllowV1 bool   // answer without a session token too
+	Line    int
 }
 
 // AWSProfilesConfig chooses among the profiles of the AWS shared files.
@@ -103,6 +124,23 @@ type ProfileConfig struct {
 	Delegated   *DelegatedConfig
 	Process     *ProcessConfig
 	Ambient     bool // the SDK's own chain
+}
+
+// life is the duration that the profile asks for, 0 where it names none.
+func (p ProfileConfig) life() time.Duration {
+	switch {
+	case p.Session != nil:
+		return p.Session.Duration
+	case p.Role != nil:
+		return p.Role.Duration
+	case p.WebIdentity != nil:
+		return p.WebIdentity.Duration
+	case p.SAML != nil:
+		return p.SAML.Duration
+	case p.Federation != nil:
+		return p.Federation.Duration
+	}
+	return 0
 }
 
 // MFAConfig is the device whose code a mint needs; zero for none.

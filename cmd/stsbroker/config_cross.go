@@ -43,8 +43,7 @@ func (r *configReader) crossCheck(c *Config) {
 		}
 	}
 	for _, e := range r.endpoints {
-		ours := append(slices.Clone(c.Listen.Container), c.Listen.Metrics)
-		if slices.ContainsFunc(ours, func(l string) bool { return sameAddress(e.name, l) }) {
+		if slices.ContainsFunc(c.Listen.addresses(), func(l string) bool { return sameAddress(e.name, l) }) {
 			r.fail(e.node, e.path, "%s is where stsbroker itself listens; give the address of an STS", e.name)
 		}
 	}

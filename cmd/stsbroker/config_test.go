@@ -115,7 +115,7 @@ func TestConfigValues(t *testing.T) {
 	)
 	want := &Config{
 		File:        file,
-		Listen:      ListenConfig{Container: []string{"127.0.0.1:9170", "[::1]:9170"}, Metrics: "127.0.0.1:9171", MetricsGiven: true},
+		Listen:      ListenConfig{Container: []string{"127.0.0.1:9170", "[::1]:9170"}, IMDS: []IMDSConfig{{"127.0.0.1:9169", "deploy", true, 5}}, Metrics: "127.0.0.1:9171", MetricsGiven: true},
 		AWSProfiles: AWSProfilesConfig{Include: []string{"*"}, Exclude: []string{"prod-*"}},
 		STS: STSConfig{
 			Region: "eu-central-1", FallbackRegions: []string{"eu-west-1", "us-east-1"}, Timeout: 4 * time.Second, FIPS: true, DualStack: true,
@@ -736,4 +736,20 @@ func FuzzConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestConfigIMDS(t *testing.T) {
+	c, findings := parseConfig("f", []byte("listen:\n  imds:\n    - { profile: a.b+c@d }\n    - { profile: e, address: \"[::1]:1\", allow_v1: true }\n"))
+	if len(findings) > 0 {
+		t.Fatal(findings)
+	}
+	want := []IMDSConfig{{Address: "127.0.0.1:9169", Profile: "a.b+c@d", Line: 3}, {Address: "[::1]:1", Profile: "e", AllowV1: true, Line: 4}}
+	if !reflect.DeepEqual(c.Listen.IMDS, want) {
+		t.Errorf("got %+v, want %+v", c.Listen.IMDS, want)
+	}
+	for _, list := range []string{"null", "", "x"} {
+		if _, findings := parseConfig("f", []byte("listen: { imds: "+list+" }")); !hasErrors(findings) {
+			t.Errorf("%q is taken", list)
+		}
+	}
 }

@@ -127,6 +127,15 @@ func checkProfileName(s string) error {
 	return nil
 }
 
+// checkRole takes the profiles that an IMDS client finds: it makes a path of the
+// name without escaping it.
+func checkRole(s string) error {
+	if err := checkProfileName(s); err != nil {
+		return fmt.Errorf("%w; IMDS has no other names: define the profile under such a name in profiles", err)
+	}
+	return nil
+}
+
 func checkKeyName(s string) error {
 	if !custody.ValidName(s) {
 		return fmt.Errorf("%q is not a name for a key", s)

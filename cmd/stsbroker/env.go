@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -35,7 +36,9 @@ func envCommand(g *globals) *cobra.Command {
     stsbroker env PROFILE --shell fish | source                         fish
     stsbroker env PROFILE --shell powershell | Out-String | iex         PowerShell
 
-The token in them is good for this profile only, and for 12 hours after it was last used.`,
+The token in them is good for this profile only, and for 12 hours after it was last used.
+With --door imds there is none: they lead to the profile's IMDS endpoint, which knows
+its callers by their user.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeProfiles(g),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -43,8 +46,10 @@ The token in them is good for this profile only, and for 12 hours after it was l
 			switch {
 			case !ok:
 				return usage("--shell %s: it is one of sh, fish, powershell, dotenv, json", shell)
-			case door != "container":
-				return usage("--door %s: this version has only the container door", door)
+			case door != "container" && door != "imds":
+				return usage("--door %s: it is container or imds", door)
+			case door == "imds" && file:
+				return usage("--token-file is of the container door; IMDS has no token that one could write down")
 			}
 			s, err := connect(cmd.Context(), g)
 			if err != nil {
@@ -54,18 +59,27 @@ The token in them is good for this profile only, and for 12 hours after it was l
 			if err != nil {
 				return err
 			}
-			vars, err := p.variables(cmd.Context(), s, args[0], file)
+			st, err := s.Status(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			if st, err := s.Status(cmd.Context(), args[0]); err == nil && st.Profiles[0].State == string(broker.StateLogin) {
+			var vars variables
+			if door == "imds" {
+				vars, err = p.imdsVariables(st)
+			} else {
+				vars, err = p.variables(cmd.Context(), s, args[0], file)
+			}
+			if err != nil {
+				return err
+			}
+			if st.Profiles[0].State == string(broker.StateLogin) {
 				remark("profile %s needs a code of %s before it gives credentials: run stsbroker login %s", oneLine(args[0]), oneLine(st.Profiles[0].MFA), oneLine(args[0]))
 			}
 			return print(os.Stdout, vars)
 		},
 	}
 	c.Flags().StringVar(&shell, "shell", "sh", "sh, fish, powershell, dotenv or json")
-	c.Flags().StringVar(&door, "door", "container", "container")
+	c.Flags().StringVar(&door, "door", "container", "container, or imds where listen.imds names the profile")
 	c.Flags().BoolVar(&file, "token-file", false, "point at a file that holds the token (not every SDK knows that variable)")
 	return c
 }
@@ -113,13 +127,58 @@ func (p place) endpointVariables(e control.Endpoint) (variables, error) {
 		v.Set[varToken] = e.Token
 		v.Unset = append(v.Unset, varTokenFile)
 	}
-	if e.Region != "" {
-		v.Set["AWS_REGION"], v.Set["AWS_DEFAULT_REGION"] = e.Region, e.Region
+	return v, p.complete(v.Set, e.Region)
+}
+
+// complete adds what programs need whatever the door.
+func (p place) complete(set map[string]string, region string) error {
+	if region != "" {
+		set["AWS_REGION"], set["AWS_DEFAULT_REGION"] = region, region
 	}
-	if err := p.isolate(v.Set); err != nil {
-		return v, fmt.Errorf("the default profile of the AWS files has credentials of its own, which most SDKs would prefer; no copy without them could be made: %w", err)
+	if err := p.isolate(set); err != nil {
+		return fmt.Errorf("the default profile of the AWS files has credentials of its own, which most SDKs would prefer; no copy without them could be made: %w", err)
 	}
-	return v, nil
+	return nil
+}
+
+// imdsVariables lead to the profile's IMDS door (wire contract, line 23). SDKs
+// look at the container endpoint first, so its variables are unset.
+func (p place) imdsVariables(st control.Status) (variables, error) {
+	profile := st.Profiles[0]
+	i := slices.IndexFunc(st.IMDS, func(l control.IMDS) bool { return l.Profile == profile.Name })
+	if i < 0 {
+		return variables{}, fmt.Errorf("profile %s has no IMDS endpoint; add it to stsbroker.yaml and restart: listen: { imds: [{ profile: %s }] }", profile.Name, profile.Name)
+	}
+	if profile.Reason != "" {
+		return variables{}, fmt.Errorf("profile %s is unservable: %s", profile.Name, profile.Reason)
+	}
+	v := variables{
+		Set: map[string]string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": st.IMDS[i].URL},
+		// JavaScript v2 takes any value of the last one for true.
+		Unset: append(slices.Clone(unset), "AWS_CONTAINER_CREDENTIALS_FULL_URI", varToken, varTokenFile, "AWS_EC2_METADATA_DISABLED"),
+	}
+	// boto sends even its calls to loopback to HTTP_PROXY. Programs differ on which
+	// spelling wins, so one that is there already is not left behind.
+	upper, lower := os.Getenv("NO_PROXY"), os.Getenv("no_proxy")
+	v.Set["NO_PROXY"] = direct(cmp.Or(upper, lower))
+	if lower != "" {
+		v.Set["no_proxy"] = direct(lower)
+	}
+	return v, p.complete(v.Set, profile.Region)
+}
+
+// direct adds the hosts that no proxy may see to a NO_PROXY.
+func direct(hosts string) string {
+	list := strings.FieldsFunc(hosts, func(r rune) bool { return r == ',' || r == ' ' })
+	if slices.Contains(list, "*") {
+		return hosts
+	}
+	for _, h := range []string{"127.0.0.1", "localhost", "169.254.169.254"} {
+		if !slices.Contains(list, h) {
+			list = append(list, h)
+		}
+	}
+	return strings.Join(list, ",")
 }
 
 // A runtime copy begins with these lines, so that it is known for what it is

@@ -92,10 +92,61 @@ func (c *cataloguer) build() catalog {
 		}
 		c.add(c.fromAWS(p))
 	}
+	c.checkIMDS()
 	if warning := custody.Exposed(c.files.Credentials); warning != "" {
 		c.note(c.files.Credentials, 0, SeverityWarning, "%s", warning)
 	}
 	return c.out
+}
+
+// checkIMDS looks at the profiles that the IMDS doors are for. One that cannot be
+// served now is a warning, because a fault in an AWS file stops nothing else.
+func (c *cataloguer) checkIMDS() {
+	names := make([]string, 0, len(c.out.profiles))
+	for _, p := range c.out.profiles {
+		names = append(names, p.Name)
+	}
+	for _, l := range c.cfg.Listen.IMDS {
+		i := slices.Index(names, l.Profile)
+		if i < 0 {
+			if why := c.out.settings[l.Profile]; why != nil {
+				c.note(c.cfg.File, l.Line, SeverityError, "listen.imds: profile %s: %s", l.Profile, shortReason(l.Profile, why.Error()))
+			} else {
+				c.note(c.cfg.File, l.Line, SeverityError, "listen.imds: there is no profile %q, neither here nor in the AWS files%s", l.Profile, didYouMean(l.Profile, names))
+			}
+			continue
+		}
+		switch p, life := c.out.profiles[i], c.life(l.Profile); {
+		case p.Hidden:
+			c.note(c.cfg.File, l.Line, SeverityError, "listen.imds: profile %s is excluded by aws_profiles, and only feeds others; include it, or name another", p.Name)
+		case p.Once:
+			c.note(c.cfg.File, l.Line, SeverityError, "listen.imds: profile %s is a root session, for one exec alone; name another", p.Name)
+		case life > 0 && life < leastOverIMDS:
+			c.note(c.cfg.File, l.Line, SeverityError, "listen.imds: profile %s has sessions of %s, and over IMDS botocore makes a later expiry up when less than 25m are left; give it a duration of %s or more",
+				p.Name, short(life), short(leastOverIMDS))
+		case p.Unservable != nil:
+			c.note(c.cfg.File, l.Line, SeverityWarning, "listen.imds: profile %s cannot be served now: %s", p.Name, shortReason(p.Name, p.Unservable.Error()))
+		}
+	}
+}
+
+// life is the duration that the profile asks for, 0 where it names none.
+func (c *cataloguer) life(profile string) time.Duration {
+	for _, p := range c.cfg.Profiles {
+		if p.Name == profile {
+			return p.life()
+		}
+	}
+	for _, p := range c.aws.Profiles {
+		switch {
+		case p.Name != profile:
+		case p.Role != nil:
+			return p.Role.Duration
+		case p.WebIdentity != nil:
+			return p.WebIdentity.Duration
+		}
+	}
+	return 0
 }
 
 // note adds a finding; line is 0 for the file as a whole.

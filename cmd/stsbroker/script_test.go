@@ -51,6 +51,8 @@ func TestMain(m *testing.M) {
 //	token VALUE|env   what get shows: the value, or that of the env last printed
 //	code DEVICE N     stdout is what an MFA device of user dev (phone or token) shows in N half minutes
 //	encoded           stdout is an encoded message: dev was denied ec2:StartInstances on i-0123, explicitly
+//	imds [METHOD PATH] asks the IMDS door that env last printed, with the token of the last PUT
+//	                  if there was one; a PUT asks for 60 s. stdout is STATUS and body
 //	log REGEXP        wants a match in the daemon's stderr
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -100,7 +102,7 @@ func TestScripts(t *testing.T) {
 func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args []string) {
 	return map[string]func(ts *testscript.TestScript, neg bool, args []string){
 		"status": statusCmd, "serve": serveCmd, "halt": haltCmd, "crash": crashCmd, "fault": faultCmd, "mints": mintsCmd,
-		"get": getCmd, "token": tokenCmd, "log": logCmd, "code": codeCmd, "encoded": encodedCmd,
+		"get": getCmd, "token": tokenCmd, "log": logCmd, "code": codeCmd, "encoded": encodedCmd, "imds": imdsCmd,
 	}
 }
 
@@ -149,6 +151,7 @@ type world struct {
 	done   chan error
 	url    string
 	token  string
+	imds   struct{ url, token string }
 }
 
 func of(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
@@ -284,6 +287,34 @@ func getCmd(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	if !json.Valid(body) {
 		ts.Fatalf("not JSON: %s", body)
+	}
+	fmt.Fprintf(ts.Stdout(), "%d %s\n", resp.StatusCode, body)
+}
+
+func imdsCmd(ts *testscript.TestScript, _ bool, args []string) {
+	w := of(ts)
+	if len(args) == 0 {
+		m := regexp.MustCompile(`AWS_EC2_METADATA_SERVICE_ENDPOINT=(\S+)`).FindStringSubmatch(ts.ReadFile("stdout"))
+		if m == nil {
+			ts.Fatalf("no endpoint was printed")
+		}
+		w.imds.url, w.imds.token = m[1], ""
+		return
+	}
+	req, err := http.NewRequest(args[0], w.imds.url+args[1], nil)
+	ts.Check(err)
+	if req.Method == http.MethodPut {
+		req.Header.Set("X-aws-ec2-metadata-token-ttl-seconds", "60")
+	} else if w.imds.token != "" {
+		req.Header.Set("X-aws-ec2-metadata-token", w.imds.token)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	if req.Method == http.MethodPut && resp.StatusCode == http.StatusOK {
+		w.imds.token = string(body)
 	}
 	fmt.Fprintf(ts.Stdout(), "%d %s\n", resp.StatusCode, body)
 }

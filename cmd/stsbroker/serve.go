@@ -83,12 +83,15 @@ func (a *app) greet(findings []Finding) {
 				a.log.Warn("unservable", zap.String("profile", s.Profile), zap.String("reason", s.Reason))
 			}
 		}
-		a.log.Info("serving", zap.Strings("container", a.urls), zap.String("control", a.control), zap.Strings("skipped", a.skipped),
+		a.log.Info("serving", zap.Strings("container", a.urls), zap.Strings("imds", a.imdsURLs()), zap.String("control", a.control), zap.Strings("skipped", a.skipped),
 			zap.String("version", buildVersion()), zap.Strings("environment", a.changed()))
 		return
 	}
 	w, c := os.Stderr, painter(os.Stderr)
 	fmt.Fprintf(w, "%s serves %s\n", c.bold("stsbroker "+buildVersion()), strings.Join(a.urls, " and "))
+	for _, l := range a.imds {
+		fmt.Fprintf(w, "IMDS of %s at %s\n", oneLine(l.Profile), l.URL)
+	}
 	for _, s := range a.skipped {
 		fmt.Fprintln(w, c.dim("  "+oneLine(s)))
 	}
@@ -120,6 +123,13 @@ func (a *app) greet(findings []Finding) {
 		return
 	}
 	fmt.Fprintf(w, "next, in another shell:  %s\n", c.bold(fmt.Sprintf(`eval "$(%s env %s)"`, ownName(), shQuote(paste))))
+}
+
+func (a *app) imdsURLs() (urls []string) {
+	for _, l := range a.imds {
+		urls = append(urls, l.URL)
+	}
+	return urls
 }
 
 // ownName is how a person can call this program: by its name if the PATH finds

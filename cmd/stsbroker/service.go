@@ -140,7 +140,7 @@ func patient(ctx context.Context, a broker.Ask, gap time.Duration, ask func(cont
 // Status implements control.Service.
 func (l local) Status(_ context.Context, profile string) (control.Status, error) {
 	out := control.Status{
-		Version: buildVersion(), PID: os.Getpid(), Started: l.started, Container: l.urls, Changed: l.changed(),
+		Version: buildVersion(), PID: os.Getpid(), Started: l.started, Container: l.urls, IMDS: l.imds, Changed: l.changed(),
 		Lame: []control.Region{}, Profiles: []control.Profile{},
 	}
 	for _, h := range l.sts.Health() {

@@ -100,6 +100,13 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 		return
 	}
 	fmt.Fprintf(w, "stsbroker %s, process %d, up %s, at %s\n", st.Version, st.PID, span(time.Since(st.Started)), strings.Join(st.Container, " and "))
+	for _, l := range st.IMDS {
+		v1 := ""
+		if l.AllowV1 {
+			v1 = ", version 1 too"
+		}
+		fmt.Fprintf(w, "IMDS of %s at %s%s\n", oneLine(l.Profile), l.URL, v1)
+	}
 	if len(st.Changed) > 0 {
 		fmt.Fprintf(w, "as the environment says: %s\n", strings.Join(st.Changed, ", "))
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -47,6 +46,7 @@ type app struct {
 	minted  *quiet
 	skipped []string // listeners that this host cannot have
 	urls    []string // of the container door
+	imds    []control.IMDS
 	serving []func(context.Context) error
 }
 
@@ -78,7 +78,7 @@ func newApp(s settings) (*app, []Finding, error) {
 	if s.system && !cfg.Listen.MetricsGiven && !s.embedded {
 		cfg.Listen.Metrics = "127.0.0.1:9171"
 	}
-	a := &app{place: s.place, cfg: cfg, log: s.log, started: time.Now(), minted: &quiet{}}
+	a := &app{place: s.place, cfg: cfg, log: s.log, started: time.Now(), minted: &quiet{}, imds: []control.IMDS{}}
 	var err error
 	if a.sts, err = newSTS(a.place, cfg, func(h awssts.Health) { a.observer.Region(h.Region, h.Lame, h.Why) }); err != nil {
 		return nil, findings, err
@@ -89,6 +89,7 @@ func newApp(s settings) (*app, []Finding, error) {
 		return nil, findings, errors.New("the configuration has errors")
 	}
 	if s.embedded {
+		cfg.Listen.IMDS = nil // now that it was checked
 		a.tokens = access.Memory()
 	} else if a.tokens, err = access.Open(a.state); err != nil {
 		return nil, findings, err
@@ -133,7 +134,7 @@ func (a *app) read() catalog {
 	}
 	aws := awsconfig.Load(files)
 	var own []netip.AddrPort
-	for _, address := range append(slices.Clone(a.cfg.Listen.Container), a.cfg.Listen.Metrics) {
+	for _, address := range a.cfg.Listen.addresses() {
 		if ap, err := netip.ParseAddrPort(address); err == nil {
 			own = append(own, ap)
 		}
@@ -148,11 +149,14 @@ func (a *app) read() catalog {
 	return out
 }
 
-// listen opens the container door, and the metrics where they are wanted. The
-// profiles come last: the ports are taken before anything is minted.
+// listen opens the container door, and IMDS doors and the metrics where they are
+// wanted. The profiles come last: the ports are taken before anything is minted.
 func (a *app) listen(ctx context.Context) error {
 	door := metadata.NewContainer(metadata.Container{Source: a.broker, Tokens: a.tokens, Requests: a.observer, Observer: a.observer})
 	if err := a.door(ctx, door, a.cfg.Listen.Container, &a.urls); err != nil {
+		return err
+	}
+	if err := a.listenIMDS(ctx); err != nil {
 		return err
 	}
 	if a.cfg.Listen.Metrics != "" {
@@ -161,6 +165,29 @@ func (a *app) listen(ctx context.Context) error {
 		}
 	}
 	a.broker.Reload(a.catalog.profiles)
+	return nil
+}
+
+// listenIMDS opens one IMDS door a profile. They know their callers by the
+// kernel's word alone.
+func (a *app) listenIMDS(ctx context.Context) error {
+	if len(a.cfg.Listen.IMDS) == 0 {
+		return nil
+	}
+	if err := peer.Works(); err != nil {
+		return fmt.Errorf("%s: listen.imds cannot be served here, where the kernel does not tell which user connects (%w); remove it, and use the container door", a.cfg.File, err)
+	}
+	for _, l := range a.cfg.Listen.IMDS {
+		door := metadata.NewIMDS(metadata.IMDS{
+			Profile: l.Profile, AllowV1: l.AllowV1, Source: a.broker, Standing: a.broker.StatusOf, Access: a.tokens, Key: a.tokens.Key("imds"),
+			Requests: a.observer, Observer: a.observer,
+		})
+		var urls []string
+		if err := a.door(ctx, door, []string{l.Address}, &urls); err != nil {
+			return err
+		}
+		a.imds = append(a.imds, control.IMDS{URL: urls[0], Profile: l.Profile, AllowV1: l.AllowV1})
+	}
 	return nil
 }
 

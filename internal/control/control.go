@@ -57,9 +57,17 @@ type Status struct {
 	PID       int       `json:"pid"`
 	Started   time.Time `json:"started"`
 	Container []string  `json:"container"`    // addresses of the container door
+	IMDS      []IMDS    `json:"imds"`         // the IMDS doors
 	Changed   []string  `json:"changed"`      // environment variables that changed something
 	Lame      []Region  `json:"lame_regions"` // where STS does not answer
 	Profiles  []Profile `json:"profiles"`
+}
+
+// IMDS is where a profile is served as an instance metadata service.
+type IMDS struct {
+	URL     string `json:"url"` // without a slash at its end
+	Profile string `json:"profile"`
+	AllowV1 bool   `json:"allow_v1"`
 }
 
 // Region is a region whose STS does not answer.
