@@ -69,7 +69,7 @@ func startIMDS(t testing.TB, at string, change func(*IMDS)) *metadataService {
 
 func (r *running) serveAt(t testing.TB, at string, h http.Handler) {
 	t.Helper()
-	l, _, err := listen.TCP(t.Context(), at)
+	l, _, err := listen.TCP(t.Context(), 1, at)
 	if err != nil {
 		t.Fatal(err)
 	}

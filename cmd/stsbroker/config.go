@@ -53,6 +53,16 @@ func (c ListenConfig) addresses() []string {
 	return all
 }
 
+// doors is how many parts share the descriptors: the container door, each IMDS
+// door, the metrics.
+func (c ListenConfig) doors() int {
+	n := 1 + len(c.IMDS)
+	if c.Metrics != "" {
+		n++
+	}
+	return n
+}
+
 // IMDSConfig is an instance metadata service with one profile as its role.
 type IMDSConfig struct {
 	Address string

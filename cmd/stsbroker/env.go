@@ -160,20 +160,25 @@ func (p place) imdsVariables(st control.Status) (variables, error) {
 	// boto sends even its calls to loopback to HTTP_PROXY. Programs differ on which
 	// spelling wins, so one that is there already is not left behind.
 	upper, lower := os.Getenv("NO_PROXY"), os.Getenv("no_proxy")
-	v.Set["NO_PROXY"] = direct(cmp.Or(upper, lower))
+	v.Set["NO_PROXY"] = direct(cmp.Or(upper, lower), st.IMDS[i].URL)
 	if lower != "" {
-		v.Set["no_proxy"] = direct(lower)
+		v.Set["no_proxy"] = direct(lower, st.IMDS[i].URL)
 	}
 	return v, p.complete(v.Set, profile.Region)
 }
 
-// direct adds the hosts that no proxy may see to a NO_PROXY.
-func direct(hosts string) string {
+// direct adds the hosts that no proxy may see to a NO_PROXY, for a door at that
+// URL. Programs differ on whether an IPv6 address has its brackets there.
+func direct(hosts, door string) string {
 	list := strings.FieldsFunc(hosts, func(r rune) bool { return r == ',' || r == ' ' })
 	if slices.Contains(list, "*") {
 		return hosts
 	}
-	for _, h := range []string{"127.0.0.1", "localhost", "169.254.169.254"} {
+	ours := []string{"127.0.0.1", "localhost", "169.254.169.254"}
+	if strings.HasPrefix(door, "http://[::1]:") {
+		ours = append(ours, "::1", "[::1]")
+	}
+	for _, h := range ours {
 		if !slices.Contains(list, h) {
 			list = append(list, h)
 		}

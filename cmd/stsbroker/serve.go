@@ -27,7 +27,8 @@ func serveCommand(g *globals) *cobra.Command {
 		Long: `serve runs the broker until it is told to stop (Ctrl-C, SIGTERM). Without a
 configuration file it serves every profile of ~/.aws/config and ~/.aws/credentials.
 
-Nothing is minted before somebody asks, except profiles marked prefetch.`,
+Nothing is minted before somebody asks, except profiles marked prefetch and those
+that have an IMDS endpoint.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), g, system, level) },
 	}

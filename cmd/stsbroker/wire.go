@@ -178,6 +178,7 @@ func (a *app) listenIMDS(ctx context.Context) error {
 		return fmt.Errorf("%s: listen.imds cannot be served here, where the kernel does not tell which user connects (%w); remove it, and use the container door", a.cfg.File, err)
 	}
 	for _, l := range a.cfg.Listen.IMDS {
+		a.prefetch(l.Profile)
 		door := metadata.NewIMDS(metadata.IMDS{
 			Profile: l.Profile, AllowV1: l.AllowV1, Source: a.broker, Standing: a.broker.StatusOf, Access: a.tokens, Key: a.tokens.Key("imds"),
 			Requests: a.observer, Observer: a.observer,
@@ -189,6 +190,18 @@ func (a *app) listenIMDS(ctx context.Context) error {
 		a.imds = append(a.imds, control.IMDS{URL: urls[0], Profile: l.Profile, AllowV1: l.AllowV1})
 	}
 	return nil
+}
+
+// prefetch keeps the profile fresh from the start on, unless a person is needed for
+// each mint: botocore asks IMDS once, and where that finds a cold broker it has no
+// credentials for good. Only who opens the door calls it, so that an embedded
+// broker, which has none, mints nothing that nobody asked for.
+func (a *app) prefetch(profile string) {
+	for i := range a.catalog.profiles {
+		if p := &a.catalog.profiles[i]; p.Name == profile && p.MFA == "" {
+			p.Prefetch = true
+		}
+	}
 }
 
 // onlyMetrics serves /metrics and nothing else. No ServeMux: that one redirects.
@@ -206,7 +219,7 @@ func onlyMetrics(o *observe.Observer) http.Handler {
 }
 
 func (a *app) door(ctx context.Context, h http.Handler, addresses []string, urls *[]string) error {
-	listeners, skipped, err := listen.TCP(ctx, addresses...)
+	listeners, skipped, err := listen.TCP(ctx, a.cfg.Listen.doors(), addresses...)
 	if err != nil {
 		return err
 	}

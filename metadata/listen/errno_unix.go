@@ -15,16 +15,12 @@ func noSuchAddress(err error) bool {
 	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
 }
 
-// capacity leaves spare descriptors to the rest of the process; the Go runtime
-// has already raised the soft limit to the hard one.
-func capacity() int {
+// mostFiles is the limit on descriptors, as far as it is one; the Go runtime has
+// already raised the soft limit to the hard one.
+func mostFiles() int {
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
-		return maxConns
+		return manyFiles
 	}
-	most := uint64(r.Cur)
-	if most >= maxConns+spareFiles {
-		return maxConns
-	}
-	return int(max(most, 2*spareFiles) - spareFiles)
+	return int(min(uint64(r.Cur), manyFiles))
 }

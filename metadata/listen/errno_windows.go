@@ -18,4 +18,4 @@ func noSuchAddress(err error) bool {
 	return errors.Is(err, wsaeAddrNotAvail) || errors.Is(err, wsaeAFNoSupport)
 }
 
-func capacity() int { return maxConns }
+func mostFiles() int { return manyFiles }

@@ -33,15 +33,28 @@ const maxConns = 4096
 // the control socket.
 const spareFiles = 256
 
+// manyFiles stands for no limit on descriptors.
+const manyFiles = 1 << 20
+
+// share is the cap on connections of each of that many doors of a process that may
+// have so many descriptors. They divide what there is: with one cap for each and
+// none for all, a flood of two doors would leave nothing to STS and to files.
+func share(files, doors int) int {
+	return min(maxConns, max(1, (max(files, 2*spareFiles)-spareFiles)/doors))
+}
+
 // TCP listens on the given literal addresses, such as "127.0.0.1:9170" and
 // "[::1]:9170". All of them share one cap on open connections; beyond it,
 // callers wait in the kernel's queue until one closes.
 //
+// doors is how many such calls the process makes, at least 1: they share its
+// descriptors evenly.
+//
 // An IPv6 address on a host that has none is left out, and skipped says so, one
 // sentence for each. Any other failure closes what was opened and is returned:
 // a port that somebody else holds is never exchanged for another.
-func TCP(ctx context.Context, addresses ...string) (listeners []net.Listener, skipped []string, err error) {
-	return tcp(ctx, capacity(), addresses)
+func TCP(ctx context.Context, doors int, addresses ...string) (listeners []net.Listener, skipped []string, err error) {
+	return tcp(ctx, share(mostFiles(), doors), addresses)
 }
 
 func tcp(ctx context.Context, conns int, addresses []string) (listeners []net.Listener, skipped []string, err error) {

@@ -64,7 +64,7 @@ func TestWithoutIPv6(t *testing.T) {
 		if err := os.WriteFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6", []byte("1"), 0); err != nil {
 			t.Logf("no IPv6 to switch off: %v", err)
 		}
-		l, skipped, err := TCP(t.Context(), "127.0.0.1:9170", "[::1]:9170")
+		l, skipped, err := TCP(t.Context(), 1, "127.0.0.1:9170", "[::1]:9170")
 		if err != nil || len(l) != 1 || len(skipped) != 1 {
 			t.Errorf("%v, %q, %v", l, skipped, err)
 			return
@@ -73,7 +73,7 @@ func TestWithoutIPv6(t *testing.T) {
 		if !strings.Contains(skipped[0], "[::1]:9170") || !strings.Contains(skipped[0], "IPv6") {
 			t.Errorf("said %q", skipped[0])
 		}
-		if _, _, err := TCP(t.Context(), "[::1]:9170"); err == nil {
+		if _, _, err := TCP(t.Context(), 1, "[::1]:9170"); err == nil {
 			t.Error("listening on nothing is no error")
 		}
 	})

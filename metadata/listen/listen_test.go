@@ -21,12 +21,12 @@ func TestAddressesRefused(t *testing.T) {
 		"", "9170", ":9170", "localhost:9170", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000", "0.0.0.0:9170", "10.0.0.1:9170",
 		"127.0.0.2:9170", "127.1:9170", "[::]:9170", "::1:9170", "[::1%lo]:9170", "[::ffff:127.0.0.1]:9170", "169.254.170.2:80", "[fe80::1]:9170",
 	} {
-		l, _, err := TCP(t.Context(), "127.0.0.1:0", s)
+		l, _, err := TCP(t.Context(), 1, "127.0.0.1:0", s)
 		if err == nil || len(l) != 0 || !strings.Contains(err.Error(), fmt.Sprintf("%q", s)) {
 			t.Errorf("%q: %v, %v", s, l, err)
 		}
 	}
-	if _, _, err := TCP(t.Context()); err == nil {
+	if _, _, err := TCP(t.Context(), 1); err == nil {
 		t.Error("nothing to listen on is no error")
 	}
 }
@@ -34,20 +34,20 @@ func TestAddressesRefused(t *testing.T) {
 // A taken port is fatal, names its port and how to find who has it, and leaves
 // nothing half open.
 func TestPortTaken(t *testing.T) {
-	l, _, err := TCP(t.Context(), "127.0.0.1:0")
+	l, _, err := TCP(t.Context(), 1, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	free := l[0].Addr().String()
 	_ = l[0].Close()
-	taken, _, err := TCP(t.Context(), "127.0.0.1:0")
+	taken, _, err := TCP(t.Context(), 1, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken[0].Close()
 	_, port, _ := net.SplitHostPort(taken[0].Addr().String())
 
-	l, _, err = TCP(t.Context(), free, taken[0].Addr().String())
+	l, _, err = TCP(t.Context(), 1, free, taken[0].Addr().String())
 	if err == nil || l != nil {
 		t.Fatalf("%v, %v", l, err)
 	}
@@ -56,7 +56,7 @@ func TestPortTaken(t *testing.T) {
 			t.Errorf("%q does not say %q", err, want)
 		}
 	}
-	again, _, err := TCP(t.Context(), free)
+	again, _, err := TCP(t.Context(), 1, free)
 	if err != nil {
 		t.Fatalf("the first listener was left open: %v", err)
 	}
@@ -169,14 +169,40 @@ func TestCloseWhileFull(t *testing.T) {
 	}
 }
 
-func TestCapacityLeavesSpareFiles(t *testing.T) {
-	if n := capacity(); n < spareFiles || n > maxConns {
-		t.Fatalf("capacity %d", n)
+// All doors together leave the spare descriptors, whatever the limit; a small limit
+// gives each door less, and never nothing.
+func TestDoorsShareTheDescriptors(t *testing.T) {
+	for _, tc := range []struct{ files, doors, each int }{
+		{manyFiles, 1, maxConns}, {manyFiles, 20, maxConns}, {maxConns + spareFiles, 1, maxConns}, {maxConns + spareFiles, 2, maxConns / 2},
+		{1024, 1, 768}, {1024, 3, 256}, {1024, 5, 153}, {512, 2, 128}, {64, 1, 256}, {64, 1000, 1},
+	} {
+		if got := share(tc.files, tc.doors); got != tc.each {
+			t.Errorf("%d doors, %d descriptors: %d for each, want %d", tc.doors, tc.files, got, tc.each)
+		}
+	}
+	one, _, err := TCP(t.Context(), 1, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer one[0].Close()
+	of1000, _, err := TCP(t.Context(), 1000, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer of1000[0].Close()
+	files := mostFiles()
+	if files < 1 || files > manyFiles {
+		t.Errorf("%d descriptors", files)
+	}
+	for doors, l := range map[int]net.Listener{1: one[0], 1000: of1000[0]} {
+		if got := cap(l.(*listener).shared.slots); got != share(files, doors) {
+			t.Errorf("one of %d doors holds %d connections, want %d", doors, got, share(files, doors))
+		}
 	}
 }
 
 func TestCaller(t *testing.T) {
-	l, _, err := TCP(t.Context(), "127.0.0.1:0")
+	l, _, err := TCP(t.Context(), 1, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +284,7 @@ func TestUnixCaller(t *testing.T) {
 
 // Deadlines are late by the grain at most, and moving one takes back that it fired.
 func TestDeadlines(t *testing.T) {
-	l, _, err := TCP(t.Context(), "127.0.0.1:0")
+	l, _, err := TCP(t.Context(), 1, "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
