@@ -2,6 +2,7 @@ package awssts
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +17,26 @@ var partitions = []struct{ name, prefix, region string }{
 	{"aws-iso-b", "us-isob-", "us-isob-east-1"},
 	{"aws-iso-e", "eu-isoe-", "eu-isoe-west-1"},
 	{"aws-iso-f", "us-isof-", "us-isof-south-1"},
+}
+
+// domains are where AWS's own endpoints are, without and with dual-stack, in the
+// order of the SDK's list of partitions (partitions.json).
+var domains = []string{
+	"amazonaws.com", "api.aws", "amazonaws.com.cn", "api.amazonwebservices.com.cn", "amazonaws.eu", "api.amazonwebservices.eu",
+	"c2s.ic.gov", "api.aws.ic.gov", "sc2s.sgov.gov", "api.aws.scloud", "cloud.adc-e.uk", "api.cloud-aws.adc-e.uk",
+	"csp.hci.ic.gov", "api.aws.hci.ic.gov",
+}
+
+// hostOfAWS reports whether an STS of AWS has that name, in a VPC too:
+// vpce-ID.sts.REGION.vpce.amazonaws.com. The domain alone does not tell: customers'
+// own machines and load balancers have names in it.
+func hostOfAWS(host string) bool {
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	return slices.ContainsFunc(domains, func(d string) bool {
+		in, is := strings.CutSuffix(host, "."+d)
+		labels := strings.Split(in, ".")
+		return is && (slices.Contains(labels, "sts") || slices.Contains(labels, "sts-fips"))
+	})
 }
 
 // PartitionOf is the partition of a region; what is not known belongs to the

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -523,14 +524,20 @@ func TestPartitions(t *testing.T) {
 	var list struct {
 		Partitions []struct {
 			ID      string
-			Outputs struct{ DNSSuffix string }
+			Outputs struct{ DNSSuffix, DualStackDNSSuffix string }
 			Regions map[string]any
 		}
 	}
 	if err := json.Unmarshal(data, &list); err != nil || len(list.Partitions) < 8 {
 		t.Fatalf("%d partitions, %v", len(list.Partitions), err)
 	}
+	var suffixes []string
 	for _, p := range list.Partitions {
+		for _, d := range []string{p.Outputs.DNSSuffix, p.Outputs.DualStackDNSSuffix} {
+			if suffixes = append(suffixes, d); !slices.Contains(domains, d) {
+				t.Errorf("%s: %s is a domain of AWS", p.ID, d)
+			}
+		}
 		home := PartitionRegion("arn:" + p.ID + ":iam::123456789012:role/x")
 		if _, known := p.Regions[home]; !known {
 			t.Errorf("%s: PartitionRegion says %s", p.ID, home)
@@ -545,8 +552,58 @@ func TestPartitions(t *testing.T) {
 			if got := resolved(t, Site{Region: r}); got != "sts."+r+"."+p.Outputs.DNSSuffix {
 				t.Errorf("%s leads to %s", r, got)
 			}
+			for _, at := range []Site{{Region: r}, {Region: r, FIPS: true}, {Region: r, DualStack: true}, {Region: r, FIPS: true, DualStack: true}, {Region: r, Legacy: true}} {
+				if host := resolved(t, at); !hostOfAWS(host) {
+					t.Errorf("%+v leads to %s, which counts as somebody else's", at, host)
+				}
+			}
 			if u, err := url.Parse("https://" + resolved(t, Site{Region: r, FIPS: true, DualStack: true})); err != nil || u.Host == "" {
 				t.Errorf("%s has no FIPS or dual-stack endpoint: %v", r, err)
+			}
+		}
+	}
+	for _, d := range domains {
+		if !slices.Contains(suffixes, d) {
+			t.Errorf("%s is no domain of AWS", d)
+		}
+	}
+}
+
+// Security: whose STS answers decides whether AWS's sign-in is told what it issued.
+func TestForeign(t *testing.T) {
+	o := Options{Endpoints: map[string]Endpoint{"eu-west-1": {URL: "http://127.0.0.1:1"}, "store-1": {URL: "http://127.0.0.1:1", Compatible: true}}}
+	of := map[string]bool{
+		"https://sts.eu-west-1.amazonaws.com": false, "https://STS.eu-west-1.AmazonAWS.com.:443/": false, "https://sts.amazonaws.com": false,
+		"https://sts-fips.us-west-2.api.aws": false, "https://vpce-1-2.sts.eu-central-1.vpce.amazonaws.com": false,
+		"https://vpce-1-2-a.sts-fips.us-gov-west-1.vpce.amazonaws.com": false, "https://sts.cn-north-1.api.amazonwebservices.com.cn": false,
+		"http://127.0.0.1:9000": true, "http://[::1]:9000": true, "https://store.invalid": true, "https://amazonaws.com": true, "https://sts.evilamazonaws.com": true,
+		"https://sts.amazonaws.com.evil.invalid": true, "https://evil.invalid/sts.amazonaws.com": true, "https://sts.amazonaws.com:443.evil.invalid": true,
+		"https://ec2-203-0-113-1.eu-west-1.compute.amazonaws.com": true, "https://sts-1.eu-west-1.elb.amazonaws.com": true,
+	}
+	for at, want := range map[Site]bool{
+		{Region: "eu-west-1"}: false, {Region: "eu-west-2"}: false, {Region: "eu-west-2", FIPS: true, DualStack: true, Legacy: true}: false, {Region: "store-1"}: true,
+	} {
+		if got := newSTS(t, o).Foreign(at); got != want {
+			t.Errorf("%+v: %v", at, got)
+		}
+	}
+	for u, want := range of {
+		if CheckURL(u) != nil { // never an endpoint; its host must not pass all the same
+			t.Log(u, "is refused as an endpoint")
+		}
+		for _, region := range []string{"eu-west-1", "eu-west-2", "store-1"} {
+			if got := newSTS(t, o).Foreign(Site{Region: region, URL: u}); got != want {
+				t.Errorf("endpoint_url %s in %s: %v", u, region, got)
+			}
+			if CheckURL(u) != nil {
+				continue
+			}
+			over := o
+			over.Override = &Endpoint{URL: u}
+			for _, at := range []Site{{Region: region}, {Region: region, URL: "http://127.0.0.1:2"}, {Region: region, URL: "https://sts.amazonaws.com"}} {
+				if got := newSTS(t, over).Foreign(at); got != want {
+					t.Errorf("AWS_ENDPOINT_URL_STS=%s at %+v: %v", u, at, got)
+				}
 			}
 		}
 	}

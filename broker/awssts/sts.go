@@ -168,6 +168,19 @@ func (s *STS) endpoint(at Site) Endpoint {
 	return s.o.Endpoints[at.Region]
 }
 
+// Foreign reports whether somebody else's STS answers at the site, so that what it
+// issues is none of AWS's business: one that the configuration calls compatible, or
+// one that AWS_ENDPOINT_URL_STS or endpoint_url names, where nothing can say so,
+// under a name that is not AWS's.
+func (s *STS) Foreign(at Site) bool {
+	e := s.endpoint(at)
+	if e.Compatible || s.o.Override == nil && at.URL == "" {
+		return e.Compatible // one of Endpoints that is not called so is AWS's, reached by another way
+	}
+	u, err := url.Parse(e.URL)
+	return err != nil || !hostOfAWS(u.Hostname())
+}
+
 // site settles the region, and drops the choice among AWS's endpoints where
 // another one is configured: it is taken as it is.
 func (s *STS) site(at Site, arn string) Site {

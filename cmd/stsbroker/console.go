@@ -11,8 +11,10 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -100,6 +102,17 @@ func console(ctx context.Context, g *globals, profile string, o consoleOptions) 
 	if _, err := exec.LookPath(opener[0]); err != nil && !o.print { // before anything is minted for it
 		return fmt.Errorf("profile %s: no browser can be opened here (there is no %s): run it with --print and open the address yourself", profile, opener[0])
 	}
+	signals := make(chan os.Signal, 8)
+	if ends := slices.DeleteFunc([]os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}, signal.Ignored); len(ends) > 0 {
+		signal.Notify(signals, ends...)
+	}
+	defer signal.Stop(signals)
+	ctx, deaf := hangup(ctx) // the page does not outlive the terminal either
+	defer deaf()
+	context.AfterFunc(ctx, func() { // the second one ends us, whatever we are stuck in
+		deaf()
+		signal.Stop(signals)
+	})
 	var address broker.Secret
 	err = within(ctx, g, func(ctx context.Context, s control.Service) (err error) {
 		address, err = p.signInAddress(ctx, s, profile, o)
@@ -107,7 +120,8 @@ func console(ctx context.Context, g *globals, profile string, o consoleOptions) 
 	})
 	switch {
 	case ctx.Err() != nil:
-		return exitStatus(128 + int(syscall.SIGINT))
+		signal.Stop(signals) // now it is in the channel
+		return interrupted(signals)
 	case err != nil:
 		return err
 	case o.print:
@@ -116,6 +130,12 @@ func console(ctx context.Context, g *globals, profile string, o consoleOptions) 
 	}
 	if err := p.browse(ctx, opener, address, o.reading); err != nil {
 		return fmt.Errorf("profile %s: %w", profile, err)
+	}
+	if ctx.Err() != nil {
+		signal.Stop(signals)
+		if status := interrupted(signals); status != exitStatus(128+int(syscall.SIGINT)) { // Ctrl-C is how a person ends the wait
+			return status
+		}
 	}
 	return nil
 }
@@ -173,7 +193,7 @@ func noSignIn(p control.Profile) string {
 	case p.Action == "AssumeRoot":
 		return "is for exec alone (AssumeRoot), and what exec mints is given to its command and to nobody else: for the console, name a profile with a role"
 	case p.Compatible:
-		return "has credentials of an STS that is not AWS's (compatible: true in sts.endpoints), and AWS is not told them: use that store's own console"
+		return "has credentials of an STS that is not AWS's (by compatible in sts.endpoints, endpoint_url or AWS_ENDPOINT_URL_STS), and AWS is not told them: use that store's own console, or name the address in sts.endpoints instead if AWS answers there"
 	}
 	return ""
 }
@@ -264,10 +284,18 @@ func signInPage(address broker.Secret) []byte {
 `)
 }
 
+// ours reports whether a variable is for AWS's programs and for this one: a browser
+// needs none of them, lives long, and has plug-ins.
+func ours(variable string) bool {
+	v := strings.ToUpper(variable)
+	return strings.HasPrefix(v, "AWS_") || strings.HasPrefix(v, "STSBROKER_")
+}
+
 // open runs the command and returns when the page has had its time, or ctx ends.
 func open(ctx context.Context, argv []string, reading time.Duration) error {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.SysProcAttr = apart()
+	cmd.Env = slices.DeleteFunc(os.Environ(), ours)
 	ended := make(chan error, 1)
 	if err := cmd.Start(); err != nil {
 		ended <- err

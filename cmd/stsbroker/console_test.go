@@ -7,12 +7,14 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -33,6 +35,7 @@ import (
 type consoleWorld struct {
 	home string
 	fake *stsfake.Server
+	sts  string // the stand-in's address
 	fed  *httptest.Server
 
 	mu    sync.Mutex
@@ -41,7 +44,7 @@ type consoleWorld struct {
 }
 
 const consoleConfig = `listen: { container: ["127.0.0.1:0"] }
-sts: { region: eu-central-1 }
+sts: { region: eu-central-1, endpoints: { eu-central-1: "STS" } }
 keys: { dev: { custody: file } }
 profiles:
   app: { role: { arn: "arn:aws:iam::123456789012:role/app", key: dev, duration: 2h } }
@@ -59,6 +62,7 @@ func newConsoleWorld(t *testing.T) *consoleWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.sts = run.URL
 	t.Cleanup(func() { _ = run.Close() })
 	w.fed = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -77,7 +81,7 @@ func newConsoleWorld(t *testing.T) *consoleWorld {
 	t.Cleanup(w.fed.Close)
 	for file, text := range map[string]string{
 		".aws/credentials":                      "[dev]\naws_access_key_id = AKIASCRIPTSCRIPTSCRI\naws_secret_access_key = canary/secret/key/of/the/user/0123456789\n",
-		".config/stsbroker/stsbroker.yaml":      consoleConfig,
+		".config/stsbroker/stsbroker.yaml":      strings.Replace(consoleConfig, "STS", run.URL, 1),
 		"run/stsbroker/console/left/by a crash": "https://signin.aws.amazon.com/federation?SigninToken=old",
 	} {
 		path := filepath.Join(w.home, file)
@@ -94,7 +98,6 @@ func newConsoleWorld(t *testing.T) *consoleWorld {
 	t.Setenv("HOME", w.home)
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(w.home, ".config"))
 	t.Setenv("XDG_RUNTIME_DIR", filepath.Join(w.home, "run"))
-	t.Setenv("AWS_ENDPOINT_URL_STS", run.URL)
 	return w
 }
 
@@ -217,9 +220,13 @@ func (w *consoleWorld) prints(t *testing.T) {
 }
 
 // Security: the browser's command line, which everybody on the machine can read,
-// has the path of a page that only this user can, and the page does not stay.
+// has the path of a page that only this user can, and the page does not stay. Nor
+// does the browser inherit what is in the environment for AWS's programs.
 func TestConsoleOpens(t *testing.T) {
 	w := newConsoleWorld(t)
+	for _, name := range []string{"AWS_SECRET_ACCESS_KEY", varToken, "STSBROKER_X"} {
+		t.Setenv(name, "of the environment")
+	}
 	w.opener(t, "")
 	old := time.Now().Add(-time.Hour)
 	if err := os.Chtimes(filepath.Join(w.home, "run", "stsbroker", "console", "left"), old, old); err != nil {
@@ -243,6 +250,10 @@ func TestConsoleOpens(t *testing.T) {
 		if strings.Contains(text, w.token) || strings.Contains(text, session) {
 			t.Errorf("%s holds a secret", name)
 		}
+	}
+	environ := "\n" + w.read(t, "env")
+	if strings.Contains(environ, "\nAWS_") || strings.Contains(environ, "\nSTSBROKER_") || !strings.Contains(environ, "\nHOME="+w.home+"\n") {
+		t.Errorf("the opener's environment:%s", environ)
 	}
 	page := w.read(t, "page")
 	if !strings.Contains(page, `http-equiv="refresh" content="0; url=`+w.fed.URL+`/federation?Action=login&amp;Destination=`) || !strings.Contains(page, "SigninToken="+w.token+`"`) {
@@ -306,6 +317,26 @@ func TestConsolePageGoes(t *testing.T) {
 	}
 }
 
+// What is ignored stays so, as nohup has it. Ignoring is for a process and its
+// children, and cannot be undone: this test runs itself in one.
+func TestConsoleUnderNohup(t *testing.T) {
+	if !signal.Ignored(syscall.SIGHUP) {
+		out, err := exec.Command("/bin/sh", "-c", `trap "" HUP; exec "$0" -test.run='^TestConsoleUnderNohup$' -test.v`, os.Args[0]).CombinedOutput()
+		if err != nil || !bytes.Contains(out, []byte("--- PASS: TestConsoleUnderNohup")) {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	w := newConsoleWorld(t)
+	w.opener(t, "kill -HUP $PPID")
+	if err := console(t.Context(), &globals{}, "app", w.options(io.Discard)); err != nil {
+		t.Error(err)
+	}
+	if !signal.Ignored(syscall.SIGHUP) {
+		t.Error("it is not ignored any more")
+	}
+}
+
 // What is refused is refused before anything is minted or sent.
 func TestConsoleSendsNothing(t *testing.T) {
 	w := newConsoleWorld(t)
@@ -318,8 +349,51 @@ func TestConsoleSendsNothing(t *testing.T) {
 	if err := console(t.Context(), &globals{}, "base", o); err == nil || !strings.HasPrefix(err.Error(), "profile base is a session of GetSessionToken") {
 		t.Errorf("%v", err)
 	}
+	t.Run("another STS", func(t *testing.T) {
+		t.Setenv("AWS_ENDPOINT_URL_STS", w.sts)
+		if err := console(t.Context(), &globals{}, "app", o); err == nil || !strings.HasPrefix(err.Error(), "profile app has credentials of an STS that is not AWS's") {
+			t.Errorf("%v", err)
+		}
+	})
 	if n := w.fake.Mints(); n != 0 || len(w.forms) != 0 {
 		t.Errorf("%d mints, %d calls", n, len(w.forms))
+	}
+}
+
+// Whatever ends the command while the browser reads, a closed terminal too, the page
+// goes, and the status tells the signal. Ctrl-C is no failure: it ends the wait.
+func TestConsoleIsEnded(t *testing.T) {
+	w := newConsoleWorld(t)
+	leaves := w.pages(t)
+	o := w.options(io.Discard)
+	o.reading = time.Hour
+	for name, want := range map[string]error{"HUP": exitStatus(129), "QUIT": exitStatus(131), "TERM": exitStatus(143), "INT": nil} {
+		t.Run(name, func(t *testing.T) {
+			w.opener(t, "kill -"+name+" $PPID")
+			ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM) // as main has it
+			defer stop()
+			if err := console(ctx, &globals{}, "app", o); !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
+			}
+		})
+	}
+	t.Run("before the page", func(t *testing.T) {
+		fed := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body) // only then is a client's leaving noticed
+			if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+				t.Error(err)
+			}
+			<-r.Context().Done()
+		}))
+		defer fed.Close()
+		o := o
+		o.print, o.endpoint = true, fed.URL
+		if err := console(t.Context(), &globals{}, "app", o); !errors.Is(err, exitStatus(129)) {
+			t.Errorf("%v", err)
+		}
+	})
+	if got := w.pages(t); fmt.Sprint(got) != fmt.Sprint(leaves) {
+		t.Errorf("left behind: %v, want %v", got, leaves)
 	}
 }
 

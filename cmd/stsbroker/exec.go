@@ -126,8 +126,9 @@ func hangup(ctx context.Context) (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(ctx, signals...)
 }
 
-// interrupted is the status for a signal that came before the child was started.
-func interrupted(signals <-chan os.Signal) error {
+// interrupted is the status for the signal that ended us, while no child runs that
+// would have it; Ctrl-C's for none.
+func interrupted(signals <-chan os.Signal) exitStatus {
 	for {
 		select {
 		case s := <-signals:

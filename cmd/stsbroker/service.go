@@ -149,7 +149,7 @@ func (l local) Status(_ context.Context, profile string) (control.Status, error)
 	for _, s := range l.broker.Status() {
 		if profile == "" || s.Profile == profile {
 			p := statusOf(s)
-			p.Compatible = callOfSTS(p.Action) && l.cfg.STS.Endpoints[l.catalog.sites[s.Profile].Region].Compatible
+			p.Compatible = callOfSTS(p.Action) && l.sts.Foreign(l.catalog.sites[s.Profile])
 			out.Profiles = append(out.Profiles, p)
 		}
 	}

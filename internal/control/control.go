@@ -90,7 +90,7 @@ type Profile struct {
 	MFA        string   `json:"mfa_device,omitempty"`  // whose code a login wants
 	AccountID  string   `json:"account_id,omitempty"`
 	RoleARN    string   `json:"role_arn,omitempty"`
-	Compatible bool     `json:"compatible,omitempty"` // a store that speaks STS mints, not AWS
+	Compatible bool     `json:"compatible,omitempty"` // a store that speaks STS mints, not AWS, as far as its address tells
 	KeyID      string   `json:"access_key_id,omitempty"`
 	Generation uint64   `json:"generation,omitempty"`
 	Left       float64  `json:"seconds_left,omitempty"`
