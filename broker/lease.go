@@ -152,7 +152,7 @@ func (l *lease) await(ctx context.Context, patience time.Duration, must *force) 
 		return nil, errStopping
 	}
 	set := l.set.Load()
-	if must != nil && must.past != "" && set.AccessKeyID != must.past {
+	if must != nil && must.past != "" && set != nil && set.AccessKeyID != must.past {
 		l.mu.Unlock()
 		return set, nil
 	}
@@ -505,7 +505,7 @@ func (l *lease) renewPast(ctx context.Context, set *Set, patience time.Duration)
 	now := time.Now()
 	l.mu.Lock()
 	held, last := l.set.Load(), l.last
-	if held.AccessKeyID != set.AccessKeyID {
+	if held == nil || held.AccessKeyID != set.AccessKeyID {
 		l.mu.Unlock()
 		return true, nil
 	}

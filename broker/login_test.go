@@ -566,3 +566,23 @@ func TestReloadTakesTheNewMinter(t *testing.T) {
 		}
 	})
 }
+
+// The source's lease may be another one by now, which holds nothing yet.
+func TestRejectedSourceThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &issuer{name: "base", life: time.Hour}
+		b := run(t, profile(i))
+		gone := b.must(t, "base")
+		b.mu.Lock()
+		b.evictLocked()
+		b.mu.Unlock()
+		b.store.(*mapStore).m = map[Key]Stored{}
+		l := b.lease((*b.profiles.Load())["base"])
+		if renewed, err := l.renewPast(t.Context(), gone, time.Minute); !renewed || err != nil {
+			t.Errorf("renewed %v, %v", renewed, err)
+		}
+		if set, err := l.await(t.Context(), time.Minute, &force{past: gone.AccessKeyID}); err != nil || set.AccessKeyID == gone.AccessKeyID {
+			t.Errorf("%v, %v", set, err)
+		}
+	})
+}
