@@ -152,9 +152,10 @@ func (b *Broker) Login(ctx context.Context, a Ask, code Secret) (*Set, error) {
 		return nil, b.refuse(a, (&Error{Kind: KindConfig, Public: "it needs no login: nothing on its way asks a person for a code"}).forProfile(a.Profile))
 	}
 	l := b.lease(t)
+	l.load()
 	before := l.set.Load()
 	set, err := l.insist(ctx, a.Patience, &force{code: code})
-	if now := l.set.Load(); err != nil && now != before && now.usable(time.Now()) {
+	if now := l.set.Load(); err != nil && now.usable(time.Now()) && (before == nil || now.Generation != before.Generation) {
 		set, err = now, nil // somebody else's login came first, perhaps with the same code
 	}
 	if err != nil {
