@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -102,17 +101,9 @@ func console(ctx context.Context, g *globals, profile string, o consoleOptions) 
 	if _, err := exec.LookPath(opener[0]); err != nil && !o.print { // before anything is minted for it
 		return fmt.Errorf("profile %s: no browser can be opened here (there is no %s): run it with --print and open the address yourself", profile, opener[0])
 	}
-	signals := make(chan os.Signal, 8)
-	if ends := slices.DeleteFunc([]os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}, signal.Ignored); len(ends) > 0 {
-		signal.Notify(signals, ends...)
-	}
-	defer signal.Stop(signals)
 	ctx, deaf := hangup(ctx) // the page does not outlive the terminal either
 	defer deaf()
-	context.AfterFunc(ctx, func() { // the second one ends us, whatever we are stuck in
-		deaf()
-		signal.Stop(signals)
-	})
+	context.AfterFunc(ctx, deaf) // the second one ends us, whatever we are stuck in
 	var address broker.Secret
 	err = within(ctx, g, func(ctx context.Context, s control.Service) (err error) {
 		address, err = p.signInAddress(ctx, s, profile, o)
@@ -120,8 +111,7 @@ func console(ctx context.Context, g *globals, profile string, o consoleOptions) 
 	})
 	switch {
 	case ctx.Err() != nil:
-		signal.Stop(signals) // now it is in the channel
-		return interrupted(signals)
+		return interrupted(ctx)
 	case err != nil:
 		return err
 	case o.print:
@@ -132,8 +122,7 @@ func console(ctx context.Context, g *globals, profile string, o consoleOptions) 
 		return fmt.Errorf("profile %s: %w", profile, err)
 	}
 	if ctx.Err() != nil {
-		signal.Stop(signals)
-		if status := interrupted(signals); status != exitStatus(128+int(syscall.SIGINT)) { // Ctrl-C is how a person ends the wait
+		if status := interrupted(ctx); status != exitStatus(128+int(syscall.SIGINT)) { // Ctrl-C is how a person ends the wait
 			return status
 		}
 	}

@@ -370,7 +370,7 @@ func TestConsoleIsEnded(t *testing.T) {
 	for name, want := range map[string]error{"HUP": exitStatus(129), "QUIT": exitStatus(131), "TERM": exitStatus(143), "INT": nil} {
 		t.Run(name, func(t *testing.T) {
 			w.opener(t, "kill -"+name+" $PPID")
-			ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM) // as main has it
+			ctx, stop := endedBy(t.Context(), os.Interrupt, syscall.SIGTERM) // as main has it
 			defer stop()
 			if err := console(ctx, &globals{}, "app", o); !errors.Is(err, want) {
 				t.Errorf("%v, want %v", err, want)

@@ -85,7 +85,7 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile string
 		vars, err = p.endpointVariables(c.Endpoint)
 	}
 	if !stop() { // as late as can be: the next thing is the command's start
-		return interrupted(signals)
+		return interrupted(ends)
 	}
 	if err != nil {
 		return err
@@ -119,27 +119,17 @@ func heard() []os.Signal {
 // hangup is a context that ends as well when the terminal goes, or its user wants
 // an end: while nothing runs yet, nobody else hears that.
 func hangup(ctx context.Context) (context.Context, context.CancelFunc) {
-	signals := slices.DeleteFunc([]os.Signal{syscall.SIGHUP, syscall.SIGQUIT}, signal.Ignored)
-	if len(signals) == 0 { // for NotifyContext, none are all
-		return context.WithCancel(ctx)
-	}
-	return signal.NotifyContext(ctx, signals...)
+	return endedBy(ctx, syscall.SIGHUP, syscall.SIGQUIT)
 }
 
-// interrupted is the status for the signal that ended us, while no child runs that
-// would have it; Ctrl-C's for none.
-func interrupted(signals <-chan os.Signal) exitStatus {
-	for {
-		select {
-		case s := <-signals:
-			switch n, _ := s.(syscall.Signal); n {
-			case syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT:
-				return exitStatus(128 + int(n))
-			}
-		default:
-			return exitStatus(128 + int(syscall.SIGINT))
-		}
+// interrupted is the status for the signal that ended ctx, while no child runs
+// that would have it; Ctrl-C's for none.
+func interrupted(ctx context.Context) exitStatus {
+	var status exitStatus
+	if errors.As(context.Cause(ctx), &status) {
+		return status
 	}
+	return exitStatus(128 + int(syscall.SIGINT))
 }
 
 // keep holds on to the child's token until ctx ends: when the broker goes away,

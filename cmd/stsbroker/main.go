@@ -28,19 +28,8 @@ func main() { os.Exit(run()) }
 // signal's number where one ended a wait, or that of exec's child.
 func run() int {
 	undumpable()
-	ctx, end := context.WithCancelCause(context.Background())
-	defer end(nil)
-	ends := slices.DeleteFunc([]os.Signal{syscall.SIGINT, syscall.SIGTERM}, signal.Ignored) // what is ignored stays so
-	if len(ends) > 0 {                                                                      // for Notify, none are all
-		first := make(chan os.Signal, 1)
-		signal.Notify(first, ends...)
-		go func() {
-			s := <-first
-			signal.Stop(first) // the second Ctrl-C ends us, whatever we are stuck in
-			n, _ := s.(syscall.Signal)
-			end(exitStatus(128 + int(n))) // of a command that only waits: see its context's cause
-		}()
-	}
+	ctx, end := endedBy(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer end()
 	running := false // whether a command began: what fails before is wrong usage
 	err := rootCommand(&running).ExecuteContext(ctx)
 	var status exitStatus
@@ -55,6 +44,30 @@ func run() int {
 	}
 	complain(err.Error())
 	return 1
+}
+
+// endedBy is a context that the first of the signals ends, with the status of a
+// command that only waited as its cause. The second one ends us, whatever we are
+// stuck in; what is ignored stays so.
+func endedBy(ctx context.Context, signals ...os.Signal) (context.Context, context.CancelFunc) {
+	ctx, end := context.WithCancelCause(ctx)
+	first := make(chan os.Signal, 1)
+	if signals = slices.DeleteFunc(signals, signal.Ignored); len(signals) > 0 { // for Notify, none are all
+		signal.Notify(first, signals...)
+	}
+	go func() {
+		select {
+		case s := <-first:
+			signal.Stop(first)
+			n, _ := s.(syscall.Signal)
+			end(exitStatus(128 + int(n)))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(first)
+		end(nil)
+	}
 }
 
 // usageError is wrong usage that only a command can tell.
