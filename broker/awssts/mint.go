@@ -19,7 +19,6 @@ const (
 	DefaultSessionDuration       = 12 * time.Hour // of federation too
 	DefaultRoleDuration          = time.Hour
 	DefaultRootDuration          = 15 * time.Minute
-	leastDuration                = 15 * time.Minute
 	oneHour                int32 = 3600 // what STS grants for every role: the limit of role chaining, and the smallest MaxSessionDuration that a role can have
 )
 
