@@ -119,8 +119,11 @@ func (p Peer) PID() (pid int32, known bool) { return p.pid, p.known && p.pid != 
 // Doors, as they appear in events and metrics.
 const (
 	DoorContainer = "container"
-	DoorControl   = "control" // the command line, over the Unix control socket
-	DoorIMDS      = "imds"    // the instance metadata service
+	DoorControl   = "control"        // the command line, over the Unix control socket
+	DoorIMDS      = "imds"           // the instance metadata service
+	DoorPeer      = "container-peer" // the container endpoint, without a token: known by the kernel's word alone
+	DoorSocket    = "socket"         // credentials over a Unix socket
+	DoorFile      = "file"           // the writer of a credentials file
 )
 
 // Caller is who asks.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,19 +32,33 @@ type Tokens interface {
 const ContainerPatience = 750 * time.Millisecond
 
 // Container is what the container door is made from; every field must be set,
-// except Patience.
+// except Patience and Tokenless.
 type Container struct {
-	Source   Source
-	Tokens   Tokens
-	Requests Requests
-	Observer broker.Observer
-	Patience time.Duration // 0 is [ContainerPatience]
+	Source    Source
+	Tokens    Tokens
+	Roles     func(arn string) []string // the profiles whose role has exactly this ARN
+	Requests  Requests
+	Observer  broker.Observer
+	Patience  time.Duration // 0 is [ContainerPatience]
+	Tokenless *Tokenless    // nil for none
+}
+
+// Tokenless are callers who send no Authorization header, and are known by the
+// kernel's word alone. It is for clients that cannot send one (s3fs), and for a
+// Unix socket, which neither a web page nor a request that was talked out of a
+// program reaches.
+type Tokenless struct {
+	Door     string            // what Access and the log know them by
+	Access   broker.Authorizer // is asked first, with the peer that the kernel tells
+	Profiles []string          // that they may have, the first is the default; nil for all that Access admits them to
 }
 
 // NewContainer returns the container (ECS/EKS) door, behind its [Guard]:
 //
 //	/credentials/PROFILE   that profile; the rest of the path is its name
 //	/credentials           the token's default profile
+//	/v1/credentials        the same, as EKS Pod Identity has it
+//	/role-arn/ARN          the one profile of the token that has this role
 //
 // with the token in Authorization, on every path. A name may hold slashes and
 // percent-escapes; one trailing slash is not part of it, unless written %2F.
@@ -57,58 +72,48 @@ func NewContainer(c Container) http.Handler {
 		c.Patience = ContainerPatience
 	}
 	d := &container{
-		refuser:  refuser{door: broker.DoorContainer, requests: c.Requests, observer: c.Observer},
-		source:   c.Source,
-		tokens:   c.Tokens,
-		patience: c.Patience,
-		rendered: renderings{in: containerBody},
+		refuser:   refuser{door: broker.DoorContainer, requests: c.Requests, observer: c.Observer},
+		Container: c,
+		rendered:  renderings{in: containerBody},
+	}
+	if c.Tokenless != nil && c.Tokenless.Door == broker.DoorSocket {
+		d.door = broker.DoorSocket // all its callers are such
 	}
 	return &guard{refuser: d.refuser, next: d.serve}
 }
 
 type container struct {
 	refuser
-	source   Source
-	tokens   Tokens
-	patience time.Duration
+	Container
 	rendered renderings
 }
+
+// right is what a caller may ask for.
+type right struct {
+	profiles []string // the first is the default
+	all      bool     // every profile; there is no default
+}
+
+func (o right) covers(profile string) bool { return o.all || slices.Contains(o.profiles, profile) }
 
 // serve does a warm request without allocating: what it needs was made when the
 // connection, the token or the set came.
 func (d *container) serve(w http.ResponseWriter, r *http.Request, conn *listen.Caller) {
-	who := brokerCaller(d.door, conn)
-
-	grant, err := d.authenticate(r.Header["Authorization"])
-	if err != nil {
-		e := broker.AsError(err)
+	who := brokerCaller(broker.DoorContainer, conn)
+	may, e := d.recognise(r, conn, &who)
+	var profile string
+	if e == nil {
+		profile, e = d.choose(r.URL, may)
+	}
+	if e == nil && who.Door != broker.DoorContainer && !may.covers(profile) { // what tokens are for, Source knows
+		e = &broker.Error{Kind: broker.KindForbidden, Public: "without a token this endpoint gives only some profiles, and this is none of them: send the token that stsbroker env prints"}
+	}
+	if e != nil {
 		d.refuse(w, statusOf(e.Kind), who, e)
 		return
 	}
-	who.Token, who.Exec = grant.ID, grant.Exec
-	if grant.BoundUID {
-		var unknown error
-		who.Peer, unknown = conn.Peer()
-		if err := grant.Admits(who.Peer); err != nil {
-			d.refuse(w, http.StatusForbidden, who, &broker.Error{
-				Kind:   broker.KindForbidden,
-				Public: "this token is bound to another user than the caller seems to be; the broker's log says more",
-				Cause:  errors.Join(err, unknown),
-			})
-			return
-		}
-	}
-	profile, ok := profileOf(r.URL)
-	if ok && profile == "" && len(grant.Profiles) > 0 {
-		profile = grant.Profiles[0]
-	}
-	if !ok || profile == "" {
-		// Not 404: some clients drop the message, others fall silent.
-		d.refuse(w, http.StatusForbidden, who, &broker.Error{Kind: broker.KindForbidden, Public: "nothing is here: ask for /credentials/PROFILE"})
-		return
-	}
 
-	set, err := d.source.Get(r.Context(), broker.Ask{Caller: who, Profile: profile, Patience: d.patience})
+	set, err := d.Source.Get(r.Context(), broker.Ask{Caller: who, Profile: profile, Patience: d.Patience})
 	if err != nil {
 		e := broker.AsError(err)
 		d.fail(w, statusOf(e.Kind), who, e)
@@ -127,12 +132,47 @@ func (d *container) serve(w http.ResponseWriter, r *http.Request, conn *listen.C
 	d.requests.Request(d.door, http.StatusOK)
 }
 
+// recognise finds out who asks, by the token or, where none was sent and none is
+// needed, by the kernel's word. It completes who.
+func (d *container) recognise(r *http.Request, conn *listen.Caller, who *broker.Caller) (right, *broker.Error) {
+	shown := r.Header["Authorization"]
+	if len(shown) == 0 && d.Tokenless != nil {
+		var unknown error
+		who.Door = d.Tokenless.Door
+		who.Peer, unknown = conn.Peer()
+		if err := d.Tokenless.Access.Authorize(r.Context(), *who, ""); err != nil {
+			e := *broker.AsError(err)
+			e.Public = "this endpoint does not serve the user whom the caller seems to be; the broker's log says more"
+			e.Cause = errors.Join(e.Cause, unknown)
+			return right{}, &e
+		}
+		return right{profiles: d.Tokenless.Profiles, all: d.Tokenless.Profiles == nil}, nil
+	}
+	grant, err := d.authenticate(shown)
+	if err != nil {
+		return right{}, broker.AsError(err)
+	}
+	who.Token, who.Exec = grant.ID, grant.Exec
+	if grant.BoundUID {
+		var unknown error
+		who.Peer, unknown = conn.Peer()
+		if err := grant.Admits(who.Peer); err != nil {
+			return right{}, &broker.Error{
+				Kind:   broker.KindForbidden,
+				Public: "this token is bound to another user than the caller seems to be; the broker's log says more",
+				Cause:  errors.Join(err, unknown),
+			}
+		}
+	}
+	return right{profiles: grant.Profiles}, nil
+}
+
 // authenticate takes exactly one Authorization header. Of two, a proxy and we
 // could each believe another one.
 func (d *container) authenticate(values []string) (*broker.Grant, error) {
 	switch len(values) {
 	case 1:
-		return d.tokens.Authenticate(values[0])
+		return d.Tokens.Authenticate(values[0])
 	case 0:
 		return nil, &broker.Error{Kind: broker.KindUnauthorized, Public: "no token: send it in the Authorization header, as stsbroker env prints it"}
 	default:
@@ -140,21 +180,49 @@ func (d *container) authenticate(values []string) (*broker.Grant, error) {
 	}
 }
 
-// profileOf reads the path: the name, "" for the token's default, and whether
-// the path is one of this door's.
-func profileOf(u *url.URL) (name string, ok bool) {
+// choose returns the profile that a path means to a caller. Its errors are of
+// [broker.KindForbidden], so never 404: some clients drop the message then, others
+// fall silent.
+func (d *container) choose(u *url.URL, may right) (string, *broker.Error) {
+	refuse := func(public string) (string, *broker.Error) {
+		return "", &broker.Error{Kind: broker.KindForbidden, Public: public}
+	}
+	profile, arn, ok := target(u)
+	switch {
+	case arn != "":
+		switch found := d.withRole(arn, may); len(found) {
+		case 0:
+			return refuse("no profile that is yours to use has exactly this role; stsbroker status shows the roles")
+		case 1:
+			return found[0], nil
+		default:
+			return refuse("several profiles have this role (" + strings.Join(found, ", ") + "): ask for /credentials/PROFILE")
+		}
+	case profile != "":
+		return profile, nil
+	case ok && len(may.profiles) > 0:
+		return may.profiles[0], nil
+	}
+	return refuse("nothing is here: ask for /credentials/PROFILE")
+}
+
+// target reads the path: a profile's name, or the ARN of a role, or neither for the
+// caller's default. ok says whether the path is one of this door's.
+func target(u *url.URL) (profile, arn string, ok bool) {
 	path := strings.TrimLeft(u.Path, "/")
-	name, ok = strings.CutPrefix(path, "credentials")
-	if !ok || name == "" {
-		return "", ok
-	}
-	if name[0] != '/' {
-		return "", false
-	}
-	name = name[1:]
 	// RawPath is set where it differs from Path's usual encoding, as %2F does.
 	if u.RawPath == "" || strings.HasSuffix(u.RawPath, "/") {
-		name = strings.TrimSuffix(name, "/")
+		path = strings.TrimSuffix(path, "/")
 	}
-	return name, true
+	if arn, ok = strings.CutPrefix(path, "role-arn/"); ok {
+		return "", arn, arn != ""
+	}
+	if profile, ok = strings.CutPrefix(path, "credentials/"); ok {
+		return profile, "", true
+	}
+	return "", "", path == "credentials" || path == "v1/credentials"
+}
+
+func (d *container) withRole(arn string, may right) []string {
+	return slices.DeleteFunc(slices.Clone(d.Roles(arn)), func(profile string) bool { return !may.covers(profile) })
 }

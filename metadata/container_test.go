@@ -238,7 +238,7 @@ func bareHandler(body []byte) http.Handler {
 // and what has expired goes.
 func TestRenderingsAreBounded(t *testing.T) {
 	r := start(t, nil)
-	door := &container{refuser: refuser{requests: r.sink, observer: r.sink}, rendered: renderings{in: containerBody}, source: r.source, tokens: grants{goodToken: {Profiles: []string{"dev"}}}}
+	door := &container{refuser: refuser{requests: r.sink, observer: r.sink}, rendered: renderings{in: containerBody}, Container: Container{Source: r.source, Tokens: grants{goodToken: {Profiles: []string{"dev"}}}}}
 	ask := func(name string) {
 		r := offline(t, "/credentials/"+url.PathEscape(name))
 		door.serve(httptest.NewRecorder(), r, listen.FromContext(r.Context()))
@@ -272,14 +272,20 @@ func TestRenderingsAreBounded(t *testing.T) {
 }
 
 func FuzzPath(f *testing.F) {
-	for _, s := range []string{"/credentials/dev", "//credentials//", "/credentials/a%2Fb/", "/credentials/%2f", "/credentialsx", "/credentials/..%2f", "/", "*", "/credentials/\xff%00"} {
+	for _, s := range []string{"/credentials/dev", "//credentials//", "/credentials/a%2Fb/", "/credentials/%2f", "/credentialsx", "/credentials/..%2f", "/role-arn/arn:aws:iam::123456789012:role/a/b", "/role-arn/", "/v1/credentials", "/v1/credentialsx", "/", "*", "/credentials/\xff%00"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		// As a target off the wire.
 		if u, err := url.ParseRequestURI(s); err == nil {
-			if name, ok := profileOf(u); ok && !strings.HasPrefix(strings.TrimLeft(u.Path, "/"), "credentials") {
-				t.Fatalf("%q is the profile %q", s, name)
+			path := strings.TrimLeft(u.Path, "/")
+			profile, arn, ok := target(u)
+			switch {
+			case profile != "" && (arn != "" || !strings.HasPrefix(path, "credentials/")),
+				arn != "" && !strings.HasPrefix(path, "role-arn/arn:") && strings.HasPrefix(arn, "arn:"),
+				!ok && profile+arn != "",
+				ok && !strings.HasPrefix(path, "credentials") && !strings.HasPrefix(path, "v1/credentials") && !strings.HasPrefix(path, "role-arn/"):
+				t.Fatalf("%q is the profile %q, the role %q, %v", s, profile, arn, ok)
 			}
 		}
 		// As a name: it comes out as it went in, with and without a trailing slash.
@@ -287,12 +293,14 @@ func FuzzPath(f *testing.F) {
 			return
 		}
 		for _, tail := range []string{"", "/"} {
-			u, err := url.ParseRequestURI("/credentials/" + url.PathEscape(s) + tail)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if name, ok := profileOf(u); !ok || name != s {
-				t.Fatalf("%q%s became %q, %v", s, tail, name, ok)
+			for _, folder := range []string{"/credentials/", "/role-arn/"} {
+				u, err := url.ParseRequestURI(folder + url.PathEscape(s) + tail)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if profile, arn, ok := target(u); !ok || profile+arn != s || (arn != "") != (folder == "/role-arn/") {
+					t.Fatalf("%s%q%s became %q, %q, %v", folder, s, tail, profile, arn, ok)
+				}
 			}
 		}
 	})

@@ -18,10 +18,10 @@ type Requests interface {
 // Guard lets through to next what an AWS SDK may send, and answers the rest
 // with 403, so that neither a web page nor a forwarded request reaches a door:
 //
-//   - Host must be 127.0.0.1, localhost or [::1], with the port of the listener
-//     or, as the CRT sends it, without. A page whose name was rebound to
-//     127.0.0.1 still sends its own name. An absolute request target would
-//     replace Host, and is refused.
+//   - Host must be 127.0.0.1, localhost or [::1], or where the listener has a
+//     link-local address that address alone, with the port of the listener or, as
+//     the CRT sends it, without. A page whose name was rebound still sends its own
+//     name. An absolute request target would replace Host, and is refused.
 //   - no Origin, Referer, Sec-Fetch-Site, Cookie or Access-Control-Request-*:
 //     browsers add them. (Sec-Fetch-Mode passes: Node's fetch sends it.) No
 //     answer ever has a CORS header.
@@ -55,7 +55,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.turnAway(w, r, &listen.Caller{}, "the connection's caller was not recorded")
 		return
 	}
-	if why := objection(r, caller.LocalPort); why != "" {
+	if why := objection(r, caller); why != "" {
 		g.turnAway(w, r, caller, why)
 		return
 	}
@@ -99,11 +99,13 @@ func (g *guard) turnAway(w http.ResponseWriter, r *http.Request, caller *listen.
 }
 
 // objection says why a request is refused, "" if it is not.
-func objection(r *http.Request, port string) string {
+func objection(r *http.Request, caller *listen.Caller) string {
 	switch {
 	case !strings.HasPrefix(r.RequestURI, "/"):
 		return "the request target must be a path"
-	case !hostAllowed(r.Host, port):
+	case caller.Host != "" && !isHost(r.Host, caller.Host, caller.LocalPort):
+		return "Host must be " + caller.Host + ", with this port or none"
+	case caller.Host == "" && !isLoopback(r.Host, caller.LocalPort):
 		return "Host must be 127.0.0.1, localhost or [::1], with this port or none"
 	case hasBody(r):
 		return "a request has no body here"
@@ -114,15 +116,16 @@ func objection(r *http.Request, port string) string {
 	return ""
 }
 
-// hostAllowed is exact: no case folding, no trailing dot, no other spelling of
-// an address. host is Request.Host: net/http takes the header out of the map.
-func hostAllowed(host, port string) bool {
-	for _, name := range [...]string{"127.0.0.1", "localhost", "[::1]"} {
-		if rest, ok := strings.CutPrefix(host, name); ok {
-			return rest == "" || rest[0] == ':' && rest[1:] == port && port != ""
-		}
-	}
-	return false
+// isLoopback reports whether host, which is Request.Host (net/http takes the header
+// out of the map), names this host as SDKs do.
+func isLoopback(host, port string) bool {
+	return isHost(host, "127.0.0.1", port) || isHost(host, "localhost", port) || isHost(host, "[::1]", port)
+}
+
+// isHost is exact: no case folding, no trailing dot, no other spelling of an address.
+func isHost(host, name, port string) bool {
+	rest, ok := strings.CutPrefix(host, name)
+	return ok && (rest == "" || rest[0] == ':' && rest[1:] == port && port != "")
 }
 
 func hasBody(r *http.Request) bool { return r.ContentLength != 0 || len(r.TransferEncoding) != 0 }

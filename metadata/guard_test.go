@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/metadata/listen"
 )
 
 const (
@@ -222,7 +223,7 @@ func FuzzHost(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if objection(req, "9170") != "" {
+		if objection(req, &listen.Caller{LocalPort: "9170"}) != "" {
 			return
 		}
 		first, _, _ := strings.Cut(s, "\n")

@@ -160,6 +160,7 @@ func (s *sink) lastRefused(t *testing.T) broker.Event {
 // running is a door on a loopback listener.
 type running struct {
 	source *sets
+	roles  map[string][]string // profiles by the ARN of their role
 	sink   *sink
 	server *http.Server
 	addr   string // 127.0.0.1:port
@@ -172,15 +173,18 @@ func start(t testing.TB, more grants) *running {
 	t.Helper()
 	r := &running{
 		source: &sets{m: map[string]*broker.Set{"dev": newSet(t, time.Hour)}, errs: map[string]error{}},
+		roles:  map[string][]string{},
 		sink:   &sink{},
 	}
 	all := grants{goodToken: {ID: "good", Profiles: []string{"dev", "other"}}}
 	for k, v := range more {
 		all[k] = v
 	}
-	r.serve(t, NewContainer(Container{Source: r.source, Tokens: all, Requests: r.sink, Observer: r.sink}))
+	r.serve(t, NewContainer(Container{Source: r.source, Tokens: all, Roles: r.withRole, Requests: r.sink, Observer: r.sink}))
 	return r
 }
+
+func (r *running) withRole(arn string) []string { return r.roles[arn] }
 
 func (r *running) serve(t testing.TB, h http.Handler) {
 	t.Helper()

@@ -132,17 +132,7 @@ func TestAuthorize(t *testing.T) {
 		{"container", bound, "ops", mine, "forbidden"},
 		{"container", "", "dev", mine, "unauthorized"},
 		{"container", "free", "dev", mine, "unauthorized"},
-		{"control", "", "dev", mine, ""},
-		{"control", "", "dev", root, ""},
-		{"control", "", "dev", other, "forbidden"},
-		{"control", "", "dev", unknown, "forbidden"},
-		{"control", free, "dev", unknown, "forbidden"},
 		{"", free, "dev", mine, "forbidden"},
-		{"imds", "", "dev", mine, ""},
-		{"imds", "", "dev", root, ""},
-		{"imds", "", "dev", other, "forbidden"},
-		{"imds", "", "dev", unknown, "forbidden"},
-		{"imds", free, "dev", unknown, "forbidden"},
 		{"smoke", free, "dev", mine, "forbidden"},
 	} {
 		err := tokens.Authorize(t.Context(), broker.Caller{Door: c.door, Token: c.token, Peer: c.peer}, c.profile)
@@ -151,9 +141,19 @@ func TestAuthorize(t *testing.T) {
 		}
 	}
 
-	tokens.owner = -1 // as on Windows: no uid is the owner's
-	if err := tokens.Authorize(t.Context(), broker.Caller{Door: "control", Peer: broker.NewPeer(1<<32-1, 1)}, "dev"); err == nil {
-		t.Error("uid -1 was taken for the owner")
+	for _, door := range []string{"control", "imds", "container-peer", "socket", "file"} {
+		for peer, want := range map[broker.Peer]string{mine: "<nil>", root: "<nil>", other: "forbidden", unknown: "forbidden"} {
+			for _, token := range []string{"", free} { // which is nothing there
+				if err := tokens.Authorize(t.Context(), broker.Caller{Door: door, Token: token, Peer: peer}, "dev"); kindOf(err) != want {
+					t.Errorf("%s %q %+v: %v, want %s", door, token, peer, err, want)
+				}
+			}
+		}
+		tokens.owner = -1 // as on Windows: no uid is the owner's
+		if err := tokens.Authorize(t.Context(), broker.Caller{Door: door, Peer: broker.NewPeer(1<<32-1, 1)}, "dev"); err == nil {
+			t.Errorf("%s: uid -1 was taken for the owner", door)
+		}
+		tokens.owner = me
 	}
 }
 

@@ -30,7 +30,7 @@ func (t *Tokens) Authenticate(shown string) (*broker.Grant, error) {
 	}
 	k := (*t.live.Load())[id]
 	if k == nil {
-		return nil, unauthorized(badToken, "no token has this id: made by another broker, revoked, expired, or its child has ended")
+		return nil, unauthorized(badToken, "no token has this id: made by another broker, revoked, expired, replaced in its file, or its child has ended")
 	}
 	var buf [tokenLength]byte
 	copy(buf[:], shown)
@@ -58,8 +58,9 @@ func unauthorized(what, cause string) error {
 //
 // At the container door the caller's token decides: it must hold the profile
 // by its exact name and, where it is bound to a user, admit the peer. At the
-// control and the IMDS door the peer must be the user who runs the broker, or
-// root, who could become it. Whoever is unknown is refused.
+// control and the IMDS door, and wherever else nobody shows a token, the peer
+// must be the user who runs the broker, or root, who could become it. Whoever is
+// unknown is refused.
 //
 // What a client reads is the same whether the profile exists or not. Allowing
 // allocates nothing.
@@ -78,7 +79,7 @@ func (t *Tokens) Authorize(_ context.Context, who broker.Caller, profile string)
 			return forbidden(profile, err.Error())
 		}
 		return nil
-	case broker.DoorControl, broker.DoorIMDS:
+	case broker.DoorControl, broker.DoorIMDS, broker.DoorPeer, broker.DoorSocket, broker.DoorFile:
 		switch {
 		case !known:
 			return forbidden(profile, "the caller's uid is unknown")

@@ -10,6 +10,7 @@
 //
 //   - token.go: what a token looks like and how it is derived
 //   - tokens.go: making, listing and revoking them
+//   - files.go: tokens that are in files, and the ones that change there by the hour
 //   - authorize.go: recognising one, and deciding; the way of every request
 //   - state.go: the two files
 package access

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/stsbroker/stsbroker/broker"
@@ -116,6 +116,7 @@ type entry struct {
 	Bound    bool      `json:"bound,omitempty"`
 	Created  time.Time `json:"created"`
 	LastUsed int64     `json:"last_used,omitempty"` // Unix seconds
+	File     bool      `json:"file,omitempty"`      // see [Tokens.KeepFile]
 }
 
 func (s *state) save(secret broker.Secret, m map[string]*token) error {
@@ -125,10 +126,10 @@ func (s *state) save(secret broker.Secret, m map[string]*token) error {
 func encode(secret broker.Secret, m map[string]*token) []byte {
 	entries := make([]entry, 0, len(m))
 	for _, k := range m {
-		if k.kind != KindExec {
+		if k.kind.onDisk() {
 			entries = append(entries, entry{
 				ID: k.grant.ID, Name: k.grant.Name, Kind: k.kind, Profiles: k.grant.Profiles,
-				UID: k.uid, Bound: k.grant.BoundUID, Created: k.created, LastUsed: k.lastUsed.Load(),
+				UID: k.uid, Bound: k.grant.BoundUID, Created: k.created, LastUsed: k.lastUsed.Load(), File: k.inFile,
 			})
 		}
 	}
@@ -167,10 +168,10 @@ func decode(secret broker.Secret, raw []byte) (map[string]*token, error) {
 		}
 		named[e.Name] = e.Kind == KindNamed
 		k := &token{
-			kind: e.Kind, uid: e.UID, created: e.Created,
+			kind: e.Kind, uid: e.UID, created: e.Created, inFile: e.File, lastUsed: new(atomic.Int64),
 			grant: broker.Grant{ID: e.ID, Name: e.Name, Profiles: e.Profiles, BoundUID: e.Bound, Exec: e.Kind == KindExec},
 		}
-		k.hash = sha256.Sum256([]byte(derive(secret, k)))
+		k.seal(secret)
 		if e.Bound {
 			k.grant.UID = e.UID
 		}
@@ -189,13 +190,16 @@ func (e entry) check() error {
 	}
 	switch e.Kind {
 	case KindNamed:
+		if e.File {
+			return errors.New("only an env token is in a file that is written again")
+		}
 		return checkName("token", e.Name)
 	case KindEnv:
 		if e.Name != "" || len(e.Profiles) != 1 {
 			return errors.New("an env token has no name and one profile")
 		}
 		return nil
-	case KindExec: // never written
+	case KindExec, KindFile: // never written
 	}
 	return fmt.Errorf("unknown kind %q", e.Kind)
 }

@@ -6,12 +6,14 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -232,6 +234,11 @@ func TestDamage(t *testing.T) {
 	})
 }
 
+// signed is a list with this as its tokens, laid out as encode does.
+func signed(secret broker.Secret, body string) []byte {
+	return fmt.Appendf(nil, "{\n\"version\": 1,\n\"mac\": \"%x\",\n\"tokens\": %s\n}\n", mac(secret, listLabel, body), body)
+}
+
 // TestListThatNobodyHereWrote is about lists with the right MAC and wrong contents.
 func TestListThatNobodyHereWrote(t *testing.T) {
 	secret := Memory().secret
@@ -241,16 +248,21 @@ func TestListThatNobodyHereWrote(t *testing.T) {
 		return k
 	}
 	const a, b = "00000000000000aa", "00000000000000bb"
+	of := func(kind Kind, g broker.Grant) *token {
+		return &token{kind: kind, grant: g, lastUsed: new(atomic.Int64)}
+	}
+	kept := of(KindNamed, broker.Grant{ID: a, Name: "n", Profiles: []string{"dev"}})
+	kept.inFile = true
 	for name, m := range map[string]map[string]*token{
 		"bad id":         {"x": good("xx")},
-		"kind":           {a: {kind: "root", grant: broker.Grant{ID: a, Profiles: []string{"dev"}}}},
-		"no profile":     {a: {kind: KindNamed, grant: broker.Grant{ID: a, Name: "n"}}},
-		"no name":        {a: {kind: KindNamed, grant: broker.Grant{ID: a, Profiles: []string{"dev"}}}},
-		"env with name":  {a: {kind: KindEnv, grant: broker.Grant{ID: a, Name: "n", Profiles: []string{"dev"}}}},
-		"env with many":  {a: {kind: KindEnv, grant: broker.Grant{ID: a, Profiles: []string{"dev", "ops"}}}},
-		"control in it":  {a: {kind: KindNamed, grant: broker.Grant{ID: a, Name: "n\n", Profiles: []string{"dev"}}}},
+		"no profile":     {a: of(KindNamed, broker.Grant{ID: a, Name: "n"})},
+		"no name":        {a: of(KindNamed, broker.Grant{ID: a, Profiles: []string{"dev"}})},
+		"env with name":  {a: of(KindEnv, broker.Grant{ID: a, Name: "n", Profiles: []string{"dev"}})},
+		"env with many":  {a: of(KindEnv, broker.Grant{ID: a, Profiles: []string{"dev", "ops"}})},
+		"named in file":  {a: kept},
+		"control in it":  {a: of(KindNamed, broker.Grant{ID: a, Name: "n\n", Profiles: []string{"dev"}})},
 		"one id twice":   {"x": good(a), "y": good(a)},
-		"one name twice": {a: {kind: KindNamed, grant: broker.Grant{ID: a, Name: "n", Profiles: []string{"dev"}}}, b: {kind: KindNamed, grant: broker.Grant{ID: b, Name: "n", Profiles: []string{"dev"}}}},
+		"one name twice": {a: of(KindNamed, broker.Grant{ID: a, Name: "n", Profiles: []string{"dev"}}), b: of(KindNamed, broker.Grant{ID: b, Name: "n", Profiles: []string{"dev"}})},
 	} {
 		if got, err := decode(secret, encode(secret, m)); err == nil {
 			t.Errorf("%s: %v", name, got)
@@ -258,6 +270,12 @@ func TestListThatNobodyHereWrote(t *testing.T) {
 	}
 	if got, err := decode(secret, encode(secret, map[string]*token{a: good(a), b: good(b)})); err != nil || len(got) != 2 {
 		t.Error(got, err)
+	}
+	for kind, ok := range map[Kind]bool{KindNamed: true, KindExec: false, KindFile: false, "root": false, "": false} {
+		body := must[[]byte](t)(json.Marshal([]entry{{ID: a, Name: "n", Kind: kind, Profiles: []string{"dev"}}}))
+		if got, err := decode(secret, signed(secret, string(body))); (err == nil) != ok {
+			t.Errorf("kind %q: %v, %v", kind, got, err)
+		}
 	}
 }
 

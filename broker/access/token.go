@@ -22,7 +22,8 @@ const (
 	tokenLength = len(tokenPrefix) + idLength + 1 + macLength
 
 	tokenLabel = "stsbroker token v1"
-	keyLabel   = "stsbroker key v1" // see [Tokens.Key]
+	fileLabel  = "stsbroker file v1" // of the ids of a file's tokens
+	keyLabel   = "stsbroker key v1"  // see [Tokens.Key]
 )
 
 // Kind says how a token came about, and so how long it lives.
@@ -33,7 +34,11 @@ const (
 	KindNamed Kind = "named" // made for a service; until revoked
 	KindEnv   Kind = "env"   // printed into a shell; until it was idle for [EnvIdle]
 	KindExec  Kind = "exec"  // given to one child process; until that ends
+	KindFile  Kind = "file"  // in a file that the broker rewrites; see [Tokens.Rotate]
 )
+
+// onDisk reports whether tokens of the kind are in the list on disk.
+func (k Kind) onDisk() bool { return k == KindNamed || k == KindEnv }
 
 // EnvIdle is how long a token of [KindEnv] lives without being used or printed.
 const EnvIdle = 12 * time.Hour
@@ -41,12 +46,12 @@ const EnvIdle = 12 * time.Hour
 // Info is what may be told of a token: everything but its value.
 type Info struct {
 	ID       string    `json:"id"`
-	Name     string    `json:"name,omitempty"` // "" for env and exec tokens
+	Name     string    `json:"name,omitempty"` // of a file's token, the file's; "" for env and exec tokens
 	Kind     Kind      `json:"kind"`
 	Profiles []string  `json:"profiles"` // the first is the default
 	UID      uint32    `json:"uid"`      // of whom it was made for; means nothing for a named token that is not bound
 	Bound    bool      `json:"bound"`    // whether it is good only in the hands of UID
-	Created  time.Time `json:"created"`
+	Created  time.Time `json:"created"`  // of a file's token, the beginning of its period
 	LastUsed time.Time `json:"last_used,omitzero"`
 	Expires  time.Time `json:"expires,omitzero"` // if it is not used again; zero for never
 }
@@ -63,11 +68,17 @@ type Issued struct {
 // no other kind of token can be taken for one.
 func derive(secret broker.Secret, k *token) string {
 	message := k.grant.ID
-	if k.kind == KindExec {
+	switch k.kind {
+	case KindFile: // made anew from the same id, and so not to be had for another kind's
+		message = string(KindFile) + " " + k.grant.ID
+	case KindExec:
 		message = fmt.Sprintf("%s %d %v %s %s", KindExec, k.uid, k.grant.BoundUID, k.grant.ID, k.grant.Profiles[0])
 	}
 	return tokenPrefix + k.grant.ID + "_" + base64.RawURLEncoding.EncodeToString(mac(secret, tokenLabel, message))
 }
+
+// seal notes what the token's value is recognised by, when all else of it is set.
+func (k *token) seal(secret broker.Secret) { k.hash = sha256.Sum256([]byte(derive(secret, k))) }
 
 // mac is HMAC-SHA256 over a label, which keeps different uses of the secret
 // apart, and a message.

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -44,7 +45,8 @@ type Tokens struct {
 	used atomic.Bool // a "last used" time is not on disk yet
 }
 
-// token is immutable but for the time of its last use.
+// token is immutable but for the time of its last use. A copy that takes its
+// place shares that.
 type token struct {
 	kind     Kind
 	grant    broker.Grant
@@ -52,7 +54,9 @@ type token struct {
 	created  time.Time
 	hash     [sha256.Size]byte
 	ended    chan struct{} // of exec's: closed when it is revoked
-	lastUsed atomic.Int64  // Unix seconds on the wall clock; 0 for never
+	inFile   bool          // of env's: it is in a file too, and serve writes that again
+	replaced bool          // of a file's: it is not the one in the file now
+	lastUsed *atomic.Int64 // Unix seconds on the wall clock; 0 for never; one for all of a file's
 }
 
 // Memory returns a set of tokens that leaves no trace: its secret dies with it.
@@ -81,14 +85,18 @@ func (t *Tokens) Create(name string, profiles []string, uid *uint32) (Issued, er
 	if isID(name) {
 		return Issued{}, refuse("token name %q looks like a token's id; choose another", name)
 	}
-	k := &token{kind: KindNamed, grant: broker.Grant{Name: name, Profiles: slices.Clone(profiles)}}
+	k := &token{kind: KindNamed, grant: broker.Grant{Name: name, Profiles: slices.Clone(profiles)}, lastUsed: new(atomic.Int64)}
 	if uid != nil {
 		k.uid, k.grant.UID, k.grant.BoundUID = *uid, *uid, true
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, other := range *t.live.Load() {
-		if other.grant.Name == name {
+		switch {
+		case other.grant.Name != name:
+		case other.kind == KindFile:
+			return Issued{}, refuse("%q is the name of a token file in the configuration; choose another name", name)
+		default:
 			return Issued{}, refuse("there is a token %q already; choose another name, or revoke it first: stsbroker token revoke %s", name, other.grant.ID)
 		}
 	}
@@ -149,7 +157,7 @@ func (t *Tokens) ForChild(uid uint32, bind bool, profile, resume string) (i Issu
 }
 
 func newToken(kind Kind, uid uint32, bind bool, profile string) *token {
-	k := &token{kind: kind, uid: uid, grant: broker.Grant{Profiles: []string{profile}, Exec: kind == KindExec}}
+	k := &token{kind: kind, uid: uid, grant: broker.Grant{Profiles: []string{profile}, Exec: kind == KindExec}, lastUsed: new(atomic.Int64)}
 	if bind {
 		k.grant.UID, k.grant.BoundUID = uid, true
 	}
@@ -167,7 +175,7 @@ func (t *Tokens) add(k *token) (Issued, error) {
 	if k.kind != KindNamed {
 		n := 0
 		for _, other := range m {
-			if other.kind != KindNamed && other.uid == k.uid {
+			if (other.kind == KindEnv || other.kind == KindExec) && other.uid == k.uid {
 				n++
 			}
 		}
@@ -179,9 +187,9 @@ func (t *Tokens) add(k *token) (Issued, error) {
 		k.grant.ID = newID()
 	}
 	k.created = now.UTC().Truncate(time.Second)
-	k.hash = sha256.Sum256([]byte(derive(t.secret, k)))
+	k.seal(t.secret)
 	m[k.grant.ID] = k
-	if k.kind != KindExec {
+	if k.kind.onDisk() {
 		if err := t.save(m); err != nil {
 			return Issued{}, refuse("no token was made: %v", err)
 		}
@@ -195,14 +203,18 @@ func (t *Tokens) issued(k *token) Issued {
 }
 
 // Revoke ends the token with the name or id, from the next request on. An
-// error tells that there is none, or that the list could not be written, so
-// that the token would be back after a restart.
+// error tells that there is none, that it is one of [KindFile], which only the
+// configuration can end, or that the list could not be written, so that the
+// token would be back after a restart.
 func (t *Tokens) Revoke(nameOrID string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k, err := t.find(nameOrID)
 	if err != nil {
 		return err
+	}
+	if k.kind == KindFile {
+		return refuse("the token of the file %q comes from the configuration; take the file out there and start the broker again", k.grant.Name)
 	}
 	m := maps.Clone(*t.live.Load())
 	delete(m, k.grant.ID)
@@ -230,7 +242,7 @@ func (t *Tokens) find(nameOrID string) (*token, error) {
 	m := *t.live.Load()
 	k := m[nameOrID]
 	for _, other := range m {
-		if nameOrID != "" && other.grant.Name == nameOrID {
+		if nameOrID != "" && other.grant.Name == nameOrID && !other.replaced {
 			k = other
 		}
 	}
@@ -240,12 +252,13 @@ func (t *Tokens) find(nameOrID string) (*token, error) {
 	return k, nil
 }
 
-// List returns all tokens that are good now: named ones by name, then the
-// others by age.
+// List returns the tokens that are good now: named ones by name, then those of
+// env and exec by age, then those of files by name. A file has one line, for the
+// token in it now; its last use may have been of the one before.
 func (t *Tokens) List() []Info {
 	var out []Info
 	for _, k := range *t.live.Load() {
-		if !k.expired() {
+		if !k.expired() && !k.replaced {
 			out = append(out, k.info())
 		}
 	}
@@ -259,12 +272,13 @@ func (t *Tokens) List() []Info {
 		if c := strings.Compare(a.Name, b.Name); c != 0 {
 			return c
 		}
-		if c := a.Created.Compare(b.Created); c != 0 {
-			return c
-		}
-		return strings.Compare(a.ID, b.ID)
+		return byAge(a, b)
 	})
 	return out
+}
+
+func byAge(a, b Info) int {
+	return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
 }
 
 // Run forgets expired tokens and writes down when tokens were last used, every
@@ -289,7 +303,7 @@ func (t *Tokens) tidy(now time.Time) error {
 	defer t.mu.Unlock()
 	m := maps.Clone(*t.live.Load())
 	maps.DeleteFunc(m, func(_ string, k *token) bool {
-		if k.idleSince() > now.Unix() { // the clock was ahead then: count from now
+		if k.kind != KindFile && k.idleSince() > now.Unix() { // the clock was ahead then: count from now
 			t.touch(k)
 		}
 		return k.expired()
@@ -331,7 +345,7 @@ func (t *Tokens) save(m map[string]*token) error {
 func (t *Tokens) touch(k *token) {
 	if s := time.Now().Unix(); k.lastUsed.Load() != s {
 		k.lastUsed.Store(s)
-		if k.kind != KindExec {
+		if k.kind.onDisk() {
 			t.used.Store(true)
 		}
 	}

@@ -42,6 +42,41 @@ func IsSelf(line, self string) bool {
 	}
 }
 
+// AskedOfSelf returns the profile that a shell line, as of credential_process,
+// wants from our own executable, at self. ok is false for a line that does
+// anything but run
+//
+//	stsbroker [--config FILE] [--socket PATH] credential-process PROFILE
+func AskedOfSelf(line, self string) (profile string, ok bool) {
+	var words []string
+	for rest := strings.TrimLeft(line, " \t"); rest != ""; rest = strings.TrimLeft(rest, " \t") {
+		var word string
+		before := rest
+		if word, rest = cutWord(rest); len(rest) == len(before) {
+			return "", false // something of the shell's
+		}
+		words = append(words, word)
+	}
+	if len(words) == 0 || !isProgram(words[0], self) {
+		return "", false
+	}
+	words = words[1:]
+	for len(words) > 0 && strings.HasPrefix(words[0], "--") {
+		n := 2
+		switch name, _, whole := strings.Cut(words[0], "="); {
+		case name != "--config" && name != "--socket":
+			return "", false
+		case whole:
+			n = 1
+		}
+		words = words[min(n, len(words)):]
+	}
+	if len(words) != 2 || words[0] != "credential-process" || strings.HasPrefix(words[1], "-") {
+		return "", false
+	}
+	return words[1], true
+}
+
 // runs reports whether a word after a runner leaves the next one a program's:
 // its options, and the number that timeout and nice take.
 func runs(word string) bool {

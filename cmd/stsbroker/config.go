@@ -27,48 +27,11 @@ type Config struct {
 	AWSProfiles AWSProfilesConfig
 	STS         STSConfig
 	Keys        map[string]KeyConfig
-	Profiles    []ProfileConfig // in the order of the document
+	Profiles    []ProfileConfig   // in the order of the document
+	TokenFiles  []TokenFileConfig // likewise
+	Files       []FileConfig      // likewise
 
 	sources []ref // sources that are no profile of this document
-}
-
-// ListenConfig holds addresses ("IP:PORT", loopback) and a path.
-type ListenConfig struct {
-	Container    []string // empty for no container door
-	IMDS         []IMDSConfig
-	Metrics      string // "" for off
-	MetricsGiven bool   // whether the document says so, or the default of the service is meant
-	Control      string // absolute path of the Unix socket; "" for the default path
-}
-
-// addresses are all that this version listens on over TCP.
-func (c ListenConfig) addresses() []string {
-	all := slices.Clone(c.Container)
-	for _, l := range c.IMDS {
-		all = append(all, l.Address)
-	}
-	if c.Metrics != "" {
-		all = append(all, c.Metrics)
-	}
-	return all
-}
-
-// doors is how many parts share the descriptors: the container door, each IMDS
-// door, the metrics.
-func (c ListenConfig) doors() int {
-	n := 1 + len(c.IMDS)
-	if c.Metrics != "" {
-		n++
-	}
-	return n
-}
-
-// IMDSConfig is an instance metadata service with one profile as its role.
-type IMDSConfig struct {
-	Address string
-	Profile string // here or of the AWS files
-	AllowV1 bool   // answer without a session token too
-	Line    int
 }
 
 // AWSProfilesConfig chooses among the profiles of the AWS shared files.
@@ -294,7 +257,7 @@ const maxConfig = 1 << 20
 
 func defaultConfig() *Config {
 	return &Config{
-		Listen:      ListenConfig{Container: []string{"127.0.0.1:9170", "[::1]:9170"}},
+		Listen:      ListenConfig{Container: loopbackDoor("127.0.0.1:9170", "[::1]:9170")},
 		AWSProfiles: AWSProfilesConfig{Include: []string{"*"}},
 		STS:         STSConfig{Timeout: 4 * time.Second, Endpoints: map[string]EndpointConfig{}},
 		Keys:        map[string]KeyConfig{},

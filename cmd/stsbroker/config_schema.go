@@ -51,50 +51,9 @@ func (r *configReader) config(c *Config, root *yaml.Node) {
 		"sts":          func(n *yaml.Node, p string) { r.sts(&c.STS, n, p) },
 		"keys":         func(n *yaml.Node, p string) { r.keys(c.Keys, n, p) },
 		"profiles":     func(n *yaml.Node, p string) { r.profiles(&c.Profiles, n, p) },
+		"token_files":  func(n *yaml.Node, p string) { r.tokenFiles(&c.TokenFiles, n, p) },
+		"files":        func(n *yaml.Node, p string) { r.files(&c.Files, n, p) },
 	}, "access", "audit")
-}
-
-func (r *configReader) listen(to *ListenConfig, n *yaml.Node, p string) {
-	var doors []ref
-	seen, _ := r.mapping(n, p, fields{
-		"container": r.set(&to.Container, checkListen),
-		"imds":      r.imds(&to.IMDS, &doors),
-		"metrics":   r.text(&to.Metrics, optional(checkListen)),
-		"control":   r.text(&to.Control, optional(checkSocket)),
-	})
-	to.MetricsGiven = seen["metrics"] != nil
-	if to.Metrics != "" && slices.Contains(to.Container, to.Metrics) {
-		r.fail(seen["metrics"], join(p, "metrics"), "%s is an address of the container endpoint too; take another port", to.Metrics)
-	}
-	taken := append(slices.Clone(to.Container), to.Metrics)
-	for _, d := range doors {
-		if slices.Contains(taken, d.name) && !strings.HasSuffix(d.name, ":0") { // port 0 is a free one each time
-			r.fail(d.node, d.path, "%s is the address of another listener too; each has its own, so give address with another port", d.name)
-		}
-		taken = append(taken, d.name)
-	}
-}
-
-// imds reads the IMDS doors, and where each is in the document.
-func (r *configReader) imds(to *[]IMDSConfig, doors *[]ref) reads {
-	return func(n *yaml.Node, p string) {
-		if !r.sequence(n, p) {
-			return
-		}
-		for i, item := range n.Content {
-			c := IMDSConfig{Address: "127.0.0.1:9169", Line: item.Line}
-			at, faults := fmt.Sprintf("%s[%d]", p, i), r.faults
-			seen, clean := r.mapping(item, at, fields{
-				"address":  r.text(&c.Address, checkListen),
-				"profile":  r.text(&c.Profile, checkRole),
-				"allow_v1": r.flag(&c.AllowV1),
-			})
-			r.need(seen, clean, item, at, "profile")
-			if r.faults == faults {
-				*to, *doors = append(*to, c), append(*doors, ref{item, at, c.Address})
-			}
-		}
-	}
 }
 
 func (r *configReader) awsProfiles(to *AWSProfilesConfig, n *yaml.Node, p string) {

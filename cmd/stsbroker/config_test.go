@@ -114,8 +114,19 @@ func TestConfigValues(t *testing.T) {
 		readOnly = "arn:aws:iam::aws:policy/ReadOnlyAccess"
 	)
 	want := &Config{
-		File:        file,
-		Listen:      ListenConfig{Container: []string{"127.0.0.1:9170", "[::1]:9170"}, IMDS: []IMDSConfig{{"127.0.0.1:9169", "deploy", true, 5}}, Metrics: "127.0.0.1:9171", MetricsGiven: true},
+		File: file,
+		Listen: ListenConfig{
+			Container: []ContainerConfig{{Address: "127.0.0.1:9170", Line: 3}, {Address: "[::1]:9170", Line: 3}, {"169.254.170.2:80", []string{"deploy", "base"}, 3}, {Address: "[fd00:ec2::23]:80", Line: 3}},
+			IMDS:      []IMDSConfig{{"127.0.0.1:9169", "deploy", true, 5}}, Metrics: "127.0.0.1:9171", MetricsGiven: true, Socket: "/run/x/creds.sock",
+		},
+		TokenFiles: []TokenFileConfig{
+			{Name: "pod", Line: 112, Path: "/run/x/token", Profiles: []string{"deploy", "base"}, UID: new(uint32(1000))},
+			{Name: "plain", Line: 113, Profiles: []string{"base"}},
+		},
+		Files: []FileConfig{
+			{Name: "old", Line: 115, Path: "/dev/shm/x/credentials", Profiles: []string{"base", "deploy"}},
+			{Name: "older", Line: 116, Profiles: []string{"base"}},
+		},
 		AWSProfiles: AWSProfilesConfig{Include: []string{"*"}, Exclude: []string{"prod-*"}},
 		STS: STSConfig{
 			Region: "eu-central-1", FallbackRegions: []string{"eu-west-1", "us-east-1"}, Timeout: 4 * time.Second, FIPS: true, DualStack: true,

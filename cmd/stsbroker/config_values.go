@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"path"
@@ -43,20 +42,6 @@ func optional(check func(string) error) func(string) error {
 		}
 		return check(s)
 	}
-}
-
-func checkListen(s string) error {
-	a, err := netip.ParseAddrPort(s)
-	if err != nil {
-		if _, port, e := net.SplitHostPort(s); e == nil && port != "" {
-			return fmt.Errorf("%q is not IP:PORT; did you mean %q?", s, "127.0.0.1:"+port)
-		}
-		return fmt.Errorf("%q is not IP:PORT; write it as 127.0.0.1:9170 or \"[::1]:9170\"", s)
-	}
-	if ip := a.Addr(); !ip.IsLoopback() || ip.Zone() != "" || ip.Is4In6() {
-		return fmt.Errorf("%s is not a loopback address, and credentials are served to this host only; write 127.0.0.1:%d or \"[::1]:%d\"", s, a.Port(), a.Port())
-	}
-	return nil
 }
 
 // checkSocket knows the shortest sun_path of the systems served: 104 bytes with

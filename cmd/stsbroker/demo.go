@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/internal/control"
 	"github.com/stsbroker/stsbroker/internal/securefile"
 	"github.com/stsbroker/stsbroker/internal/stsfake"
 )
@@ -77,7 +78,7 @@ func demo(ctx context.Context, once bool) (err error) {
 		return err
 	}
 	out := &demoScreen{paint: painter(os.Stdout)}
-	a, findings, err := newApp(settings{place: p, log: zap.NewNop(), container: []string{"127.0.0.1:0"}, watch: out})
+	a, findings, err := newApp(settings{place: p, log: zap.NewNop(), demo: true, watch: out})
 	if err != nil {
 		return errors.Join(firstError(findings), err)
 	}
@@ -92,7 +93,6 @@ func demo(ctx context.Context, once bool) (err error) {
 	}
 	out.print("the broker serves profile demo at %s, minting at a stand-in for STS at %s", a.urls[0], standIn.URL)
 	out.mu.Unlock()
-	a.bind = testPeer(a.log)
 	done := make(chan error, 1)
 	go func() { done <- a.run(ctx) }()
 	defer func() {
@@ -162,7 +162,7 @@ func (d *demoScreen) show(ctx context.Context, a *app, standIn string, once bool
 		return err
 	}
 	defer child.Release()
-	vars, err := a.endpointVariables(child.Endpoint)
+	vars, err := a.endpointVariables(doorContainer, control.Status{}, child.Endpoint)
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,11 @@ func (d *demoScreen) paste(ctx context.Context, a *app, standIn string) error {
 		return err
 	}
 	theirs.runtime = a.runtime
-	vars, err := theirs.variables(ctx, a.self(), "demo", false)
+	endpoint, err := a.self().Env(ctx, "demo", false)
+	if err != nil {
+		return err
+	}
+	vars, err := theirs.endpointVariables(doorContainer, control.Status{}, endpoint)
 	if err != nil {
 		return err
 	}

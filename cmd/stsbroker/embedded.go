@@ -18,14 +18,13 @@ func embedded(ctx context.Context, g *globals, f func(context.Context, control.S
 	if err != nil {
 		return err
 	}
-	a, findings, err := newApp(settings{place: p, log: zap.NewNop(), embedded: true})
+	a, findings, err := newApp(settings{place: p, log: zap.NewNop(), embedded: true, imds: g.imds})
 	if err != nil {
 		return cmp.Or(firstError(findings), err)
 	}
 	if err := a.listen(ctx); err != nil {
 		return err
 	}
-	a.bind = testPeer(a.log)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() { done <- a.run(serving) }()

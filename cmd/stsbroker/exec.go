@@ -20,6 +20,7 @@ import (
 )
 
 func execCommand(g *globals) *cobra.Command {
+	var door string
 	c := &cobra.Command{
 		Use:   "exec PROFILE -- CMD [ARGS...]",
 		Short: "run a program with a profile's credentials within its reach",
@@ -27,6 +28,10 @@ func execCommand(g *globals) *cobra.Command {
 that point at the profile. It needs no running broker: without one it is the
 broker itself, for as long as CMD lasts. The token that CMD gets dies with it.
 On a terminal it asks for the code of an MFA device where the profile needs one.
+
+--door imds leads CMD to the profile's IMDS endpoint instead of the container
+endpoint, and --door ecs to the container endpoint at 169.254.170.2; both stand
+before PROFILE. Without a running broker the IMDS endpoint is one of exec's own.
 
 A profile of AssumeRoot is for exec alone: each exec mints anew, and what CMD
 holds is never renewed.
@@ -43,9 +48,16 @@ the status is CMD's (127 if there is no such program, 126 if it cannot be run,
 		ValidArgsFunction: completeProfiles(g),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			profile, argv := split(args)
-			return within(cmd.Context(), g, func(ctx context.Context, s control.Service) error { return runChild(ctx, g, s, profile, argv) })
+			switch {
+			case !slices.Contains(doorsOfExec(), door):
+				return usage("--door %s: it is one of %s", door, strings.Join(doorsOfExec(), ", "))
+			case door == doorIMDS:
+				g.imds = profile
+			}
+			return within(cmd.Context(), g, func(ctx context.Context, s control.Service) error { return runChild(ctx, g, s, profile, door, argv) })
 		},
 	}
+	c.Flags().StringVar(&door, "door", doorContainer, strings.Join(doorsOfExec(), ", "))
 	c.Flags().SetInterspersed(false) // what follows the profile is the child's
 	return c
 }
@@ -62,7 +74,7 @@ func split(args []string) (profile string, argv []string) {
 	return profile, argv
 }
 
-func runChild(ctx context.Context, g *globals, s control.Service, profile string, argv []string) error {
+func runChild(ctx context.Context, g *globals, s control.Service, profile, door string, argv []string) error {
 	p, err := findPlace(g, false)
 	if err != nil {
 		return err
@@ -82,7 +94,7 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile string
 	c, err := child(held, s, profile)
 	var vars variables
 	if err == nil {
-		vars, err = p.endpointVariables(c.Endpoint)
+		vars, err = p.childVariables(held, s, profile, door, c.Endpoint)
 	}
 	if !stop() { // as late as can be: the next thing is the command's start
 		return interrupted(ends)
@@ -99,6 +111,21 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile string
 	release()
 	<-kept
 	return err
+}
+
+// childVariables lead a child to the profile.
+func (p place) childVariables(ctx context.Context, s control.Service, profile, door string, e control.Endpoint) (variables, error) {
+	if door == doorContainer {
+		return p.endpointVariables(door, control.Status{}, e)
+	}
+	st, err := s.Status(ctx, profile)
+	if err != nil {
+		return variables{}, err
+	}
+	if door == doorIMDS {
+		return p.imdsVariables(st)
+	}
+	return p.endpointVariables(door, st, e)
 }
 
 // child mints for one child.

@@ -27,7 +27,8 @@ func TestPrefetchOfIMDS(t *testing.T) {
 func TestDoorsAreCounted(t *testing.T) {
 	two := []IMDSConfig{{}, {}}
 	for want, c := range map[int]ListenConfig{
-		1: {Container: []string{"127.0.0.1:9170", "[::1]:9170"}}, 3: {IMDS: two}, 4: {IMDS: two, Metrics: "127.0.0.1:9171"},
+		2: {Container: loopbackDoor("127.0.0.1:9170", "[::1]:9170")}, 3: {Container: []ContainerConfig{{Address: "127.0.0.1:9170"}, {Address: "169.254.170.2:80", WithoutToken: []string{"dev"}}}},
+		4: {IMDS: two}, 5: {IMDS: two, Metrics: "127.0.0.1:9171"},
 	} {
 		if got := c.doors(); got != want {
 			t.Errorf("%+v: %d doors, want %d", c, got, want)

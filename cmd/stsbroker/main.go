@@ -111,6 +111,7 @@ Start with:  stsbroker demo                     the whole thing, with no AWS acc
 type globals struct {
 	config string
 	socket string
+	imds   string // of exec: the profile that an embedded broker opens an IMDS door for
 }
 
 // buildVersion is the release's version, else the module's, else the commit's.

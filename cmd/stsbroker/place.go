@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -35,6 +36,17 @@ const varEndpointURL = "AWS_ENDPOINT_URL_STS"
 var overrides = []string{
 	"STSBROKER_CONFIG", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_CA_BUNDLE",
 	varEndpointURL, "AWS_STS_REGIONAL_ENDPOINTS", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+}
+
+// tokenFile is where a token file is, by default beside the control socket.
+func (p place) tokenFile(f TokenFileConfig) string {
+	return cmp.Or(f.Path, filepath.Join(p.runtime, "token-files", f.Name))
+}
+
+// credentialsFile is where a file of credentials is; the default folder is in
+// memory wherever XDG_RUNTIME_DIR or /run is.
+func (p place) credentialsFile(f FileConfig) string {
+	return cmp.Or(f.Path, filepath.Join(p.runtime, "files", f.Name))
 }
 
 // changed returns the overrides that are set.
@@ -95,10 +107,10 @@ func findPlace(g *globals, system bool) (place, error) {
 // ownEnvironment hides what env and exec set: in a shell that has it, the broker is
 // to be as it would be without.
 func ownEnvironment(getenv func(string) string) func(string) string {
-	ours := access.IsToken(getenv(varToken)) || strings.Contains(getenv(varTokenFile), "/stsbroker/tokens/")
+	ours := access.IsToken(getenv(varToken)) || strings.Contains(getenv(varTokenFile), "/stsbroker/token")
 	return func(name string) string {
 		switch name {
-		case "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED", "AWS_CONTAINER_CREDENTIALS_FULL_URI", varToken, varTokenFile:
+		case "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED", varFullURI, varRelativeURI, varToken, varTokenFile:
 			if ours {
 				return ""
 			}

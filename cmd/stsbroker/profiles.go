@@ -3,12 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/user"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,7 +18,6 @@ import (
 	"github.com/stsbroker/stsbroker/broker/awssts"
 	"github.com/stsbroker/stsbroker/broker/custody"
 	"github.com/stsbroker/stsbroker/broker/process"
-	"github.com/stsbroker/stsbroker/internal/securefile"
 )
 
 // catalog is everything the configuration and the AWS files define, as the
@@ -33,6 +30,17 @@ type catalog struct {
 	settings map[string]error       // AWS profiles that only hold settings: what to tell who asks for one
 	sites    map[string]awssts.Site // by profile: where its calls of STS go
 	sessions map[string]string      // profiles that are a session of a key without MFA: the key
+	roles    map[string]string      // by profile: the role that it is configured for
+}
+
+// withRole returns the profiles whose role has exactly this ARN.
+func (c *catalog) withRole(arn string) (names []string) {
+	for _, p := range c.profiles {
+		if c.roles[p.Name] == arn && !p.Hidden && !p.Once {
+			names = append(names, p.Name)
+		}
+	}
+	return names
 }
 
 // cataloguer turns definitions into minters. It calls nobody.
@@ -45,10 +53,12 @@ type cataloguer struct {
 	self  string           // this executable
 	own   []netip.AddrPort // of our listeners
 	out   catalog
+
+	aliases []alias
 }
 
 func (c *cataloguer) build() catalog {
-	c.out = catalog{keys: custody.Set{}, settings: map[string]error{}, sites: map[string]awssts.Site{}, sessions: map[string]string{}}
+	c.out = catalog{keys: custody.Set{}, settings: map[string]error{}, sites: map[string]awssts.Site{}, sessions: map[string]string{}, roles: map[string]string{}}
 	for _, k := range c.cfg.Keys {
 		switch k.Custody {
 		case custodyEnv:
@@ -87,66 +97,23 @@ func (c *cataloguer) build() catalog {
 			c.addKey(p)
 		}
 		if mine[p.Name] {
+			if p.Process != nil {
+				if target, ok := process.AskedOfSelf(p.Process.Command, c.self); ok && target == p.Name {
+					continue // the lines that env prints for it
+				}
+			}
 			c.note(c.cfg.File, 0, SeverityWarning, "profile %s is also at %s; the one here counts", p.Name, p.Origin)
 			continue
 		}
 		c.add(c.fromAWS(p))
 	}
-	c.checkIMDS()
+	c.resolveAliases()
+	c.checkNamed()
+	c.checkFiles()
 	if warning := custody.Exposed(c.files.Credentials); warning != "" {
 		c.note(c.files.Credentials, 0, SeverityWarning, "%s", warning)
 	}
 	return c.out
-}
-
-// checkIMDS looks at the profiles that the IMDS doors are for. One that cannot be
-// served now is a warning, because a fault in an AWS file stops nothing else.
-func (c *cataloguer) checkIMDS() {
-	names := make([]string, 0, len(c.out.profiles))
-	for _, p := range c.out.profiles {
-		names = append(names, p.Name)
-	}
-	for _, l := range c.cfg.Listen.IMDS {
-		i := slices.Index(names, l.Profile)
-		if i < 0 {
-			if why := c.out.settings[l.Profile]; why != nil {
-				c.note(c.cfg.File, l.Line, SeverityError, "listen.imds: profile %s: %s", l.Profile, shortReason(l.Profile, why.Error()))
-			} else {
-				c.note(c.cfg.File, l.Line, SeverityError, "listen.imds: there is no profile %q, neither here nor in the AWS files%s", l.Profile, didYouMean(l.Profile, names))
-			}
-			continue
-		}
-		switch p, life := c.out.profiles[i], c.life(l.Profile); {
-		case p.Hidden:
-			c.note(c.cfg.File, l.Line, SeverityError, "listen.imds: profile %s is excluded by aws_profiles, and only feeds others; include it, or name another", p.Name)
-		case p.Once:
-			c.note(c.cfg.File, l.Line, SeverityError, "listen.imds: profile %s is a root session, for one exec alone; name another", p.Name)
-		case life > 0 && life < leastOverIMDS:
-			c.note(c.cfg.File, l.Line, SeverityError, "listen.imds: profile %s has sessions of %s, and over IMDS botocore makes a later expiry up when less than 25m are left; give it a duration of %s or more",
-				p.Name, short(life), short(leastOverIMDS))
-		case p.Unservable != nil:
-			c.note(c.cfg.File, l.Line, SeverityWarning, "listen.imds: profile %s cannot be served now: %s", p.Name, shortReason(p.Name, p.Unservable.Error()))
-		}
-	}
-}
-
-// life is the duration that the profile asks for, 0 where it names none.
-func (c *cataloguer) life(profile string) time.Duration {
-	for _, p := range c.cfg.Profiles {
-		if p.Name == profile {
-			return p.life()
-		}
-	}
-	for _, p := range c.aws.Profiles {
-		switch {
-		case p.Name != profile:
-		case p.Role != nil:
-			return p.Role.Duration
-		case p.WebIdentity != nil:
-			return p.WebIdentity.Duration
-		}
-	}
-	return 0
 }
 
 // note adds a finding; line is 0 for the file as a whole.
@@ -244,6 +211,7 @@ func (c *cataloguer) fromConfig(p ProfileConfig) broker.Profile {
 			Assertion: d.input("SAML assertion", p.SAML.Assertion), Duration: p.SAML.Duration,
 		}
 		d.mint("AssumeRoleWithSAML", broker.Ref{}, cmp.Or(awssts.AccountOf(m.ARN), "saml "+p.Name), cmp.Or(m.ARN, m.PrincipalARN), func(at awssts.Site) broker.Minter { m.Site = at; return c.sts.SAML(m) })
+		c.out.roles[p.Name] = m.ARN
 		d.shortNote(m.Duration)
 	case p.Federation != nil:
 		f := p.Federation
@@ -309,15 +277,6 @@ func (c *cataloguer) sessionOfAWS(profile string) (key, device string) {
 	return "", ""
 }
 
-// awsProfile is the profile of that name of the AWS files, nil for none.
-func (c *cataloguer) awsProfile(name string) *awsconfig.Profile {
-	i := slices.IndexFunc(c.aws.Profiles, func(p awsconfig.Profile) bool { return p.Name == name })
-	if i < 0 {
-		return nil
-	}
-	return &c.aws.Profiles[i]
-}
-
 // caller is what signs a call that no session of GetSessionToken may make. What
 // the document alone says was checked with it.
 func (d *draft) caller(r broker.Ref) broker.Ref {
@@ -325,125 +284,6 @@ func (d *draft) caller(r broker.Ref) broker.Ref {
 		d.fail(fmt.Errorf("its source %s is a session of GetSessionToken, which may not call this; name a role", r.Profile))
 	}
 	return d.signer(r)
-}
-
-func (c *cataloguer) fromAWS(p awsconfig.Profile) broker.Profile {
-	d := c.draft(broker.Profile{Name: p.Name, Region: p.Region, Origin: p.Origin, Hidden: !c.cfg.AWSProfiles.Serves(p.Name)}, p.Endpoint)
-	d.asAWS(p)
-	return d.out
-}
-
-// asAWS obtains credentials as the profile of the AWS files does.
-func (d *draft) asAWS(p awsconfig.Profile) {
-	d.out.Notes = append(d.out.Notes, p.Notes...)
-	switch {
-	case p.Unservable != nil:
-		d.out.Unservable = p.Unservable
-	case p.Session != nil:
-		d.session(custody.ProfileKey(p.Name), awssts.Session{MFA: awssts.MFA{Serial: p.Session.MFASerial}})
-	case p.Role != nil:
-		r := p.Role
-		m := awssts.Role{ARN: r.ARN, SessionName: r.SessionName, ExternalID: r.ExternalID, Duration: r.Duration}
-		source := d.awsSource(r.Source)
-		switch {
-		case r.MFASerial != "" && r.Source.Key != "":
-			source = d.mfaSession(source, r.MFASerial, r.ARN)
-			d.out.Notes = append(d.out.Notes, fmt.Sprintf("once in 12h it needs a code of the MFA device %s, for all roles that name it: stsbroker login %s", r.MFASerial, d.out.Name))
-		case r.MFASerial != "":
-			m.MFA.Serial = r.MFASerial
-		}
-		if source.Profile != "" && r.Duration > mostChained {
-			whose := "its source " + source.Profile
-			if strings.HasPrefix(source.Profile, "(") { // a name of ours, see awsSource and mfaSession
-				whose = "what signs for it"
-			}
-			d.out.Notes = append(d.out.Notes, fmt.Sprintf("%s is temporary credentials, with which STS grants a role 1h at most; duration_seconds %d will be 3600", whose, int(r.Duration.Seconds())))
-		}
-		d.role(m, source)
-	case p.WebIdentity != nil:
-		w := p.WebIdentity
-		d.webIdentity(awssts.WebIdentity{ARN: w.ARN, SessionName: w.SessionName, Token: awssts.File("web identity token", d.expand(w.TokenFile)), Duration: w.Duration})
-	case p.Process != nil:
-		if err := trusted(d.files.Config, d.files.Credentials); err != nil {
-			d.out.Action = "credential_process"
-			d.fail(fmt.Errorf("its command is not run: %w", err))
-			break
-		}
-		d.process(nil, p.Process.Command)
-	}
-}
-
-// mfaSession is the session that a role with mfa_serial is assumed with: one for
-// all roles of a key and a device whose calls go to the same STS, so that one code
-// a day is enough. SDKs give a code to AssumeRole itself, and ask for one with each
-// role and at every renewal.
-func (d *draft) mfaSession(key broker.Ref, serial, role string) broker.Ref {
-	at, err := d.settle(role)
-	if err != nil {
-		d.fail(err)
-		return key
-	}
-	name := "(" + serial + " of " + key.Key + d.whose(at) + ")"
-	if !slices.ContainsFunc(d.cataloguer.out.profiles, func(p broker.Profile) bool { return p.Name == name }) {
-		session := d.cataloguer.draft(broker.Profile{Name: name, Hidden: true, Region: at.Region, Origin: d.out.Origin}, d.endpoint)
-		session.session(key.Key, awssts.Session{MFA: awssts.MFA{Serial: serial}})
-		d.add(session.out)
-	}
-	return broker.Ref{Profile: name}
-}
-
-// whose tells the STS that a site belongs to from all others, in words for the end
-// of a name. The regions of a partition are one: what one of them issues, all of
-// them take. An endpoint of somebody's choice is one of its own, and so is each way
-// of choosing among AWS's.
-func (d *draft) whose(at awssts.Site) string {
-	var words string
-	switch partition := awssts.PartitionOf(at.Region); {
-	case d.getenv(varEndpointURL) != "": // one for all
-		return ""
-	case at.URL != "":
-		return " at " + at.URL
-	case d.cfg.STS.Endpoints[at.Region].URL != "":
-		return " at " + at.Region
-	case partition != "aws":
-		words = " in " + partition
-	}
-	for _, s := range []struct {
-		on   bool
-		name string
-	}{{at.FIPS, "fips"}, {at.DualStack, "dual-stack"}, {at.Legacy, "legacy"}} {
-		if s.on {
-			words += ", " + s.name
-		}
-	}
-	return words
-}
-
-// awsSource turns the source of a role of the AWS files into a reference, making
-// the hidden profile or the key that an ambient source needs.
-func (c *cataloguer) awsSource(s awsconfig.Source) broker.Ref {
-	switch {
-	case s.Key != "":
-		return broker.Ref{Key: custody.ProfileKey(s.Key)}
-	case s.Profile != "":
-		return c.signer(broker.Ref{Profile: s.Profile})
-	case s.Ambient == awsconfig.AmbientEnvironment:
-		return broker.Ref{Key: c.environmentKey()}
-	}
-	name := "(" + s.Ambient + ")" // parentheses: no AWS profile has them in front
-	if !slices.ContainsFunc(c.out.profiles, func(p broker.Profile) bool { return p.Name == name }) {
-		d := c.draft(broker.Profile{Name: name, Hidden: true, Origin: "credential_source"}, awsconfig.Endpoint{})
-		d.endpointOf(s.Ambient)
-		c.add(d.out)
-	}
-	return broker.Ref{Profile: name}
-}
-
-// environmentKey puts what the environment of serve holds in custody.
-func (c *cataloguer) environmentKey() string {
-	name := custody.ProfileKey("(environment)")
-	c.out.keys[name] = custody.EnvSession(c.getenv)
-	return name
 }
 
 // site is where a profile's calls of STS go: as its own file says, else the sts
@@ -563,6 +403,7 @@ func (d *draft) role(m awssts.Role, source broker.Ref) {
 	d.sessionName(&m.SessionName)
 	d.mint("AssumeRole", source, "", m.ARN, func(at awssts.Site) broker.Minter { m.Site = at; return d.sts.Role(m) })
 	d.roleARN(m.ARN)
+	d.cataloguer.out.roles[d.out.Name] = m.ARN
 	d.person(m.MFA)
 	d.shortNote(m.Duration)
 }
@@ -571,6 +412,7 @@ func (d *draft) webIdentity(m awssts.WebIdentity) {
 	d.sessionName(&m.SessionName)
 	d.mint("AssumeRoleWithWebIdentity", broker.Ref{}, "", m.ARN, func(at awssts.Site) broker.Minter { m.Site = at; return d.sts.WebIdentity(m) })
 	d.roleARN(m.ARN)
+	d.cataloguer.out.roles[d.out.Name] = m.ARN
 	d.shortNote(m.Duration)
 }
 
@@ -620,100 +462,6 @@ func (d *draft) command(what string, argv []string) awssts.Source {
 	return out
 }
 
-// link is where the chain of the SDKs ends, from what this process has in its
-// environment to the machine that it runs on.
-func (c *cataloguer) link() ambient.Link {
-	asked := cmp.Or(c.getenv("AWS_PROFILE"), c.getenv("AWS_DEFAULT_PROFILE"))
-	return ambient.Chain(c.getenv, func(name string) bool { return name == asked || c.awsProfile(name) != nil })
-}
-
-// environmentKeys puts the long-term key of serve's environment in custody, by
-// the names that the SDK for Go takes.
-func (c *cataloguer) environmentKeys() string {
-	key := custody.ProfileKey("(environment keys)")
-	c.out.keys[key] = custody.Env(ambient.WithOldNames(c.getenv))
-	return key
-}
-
-// ambient follows the chain of the SDKs. Where it leads is not the document's
-// fault, and stops no start.
-func (d *draft) ambient() {
-	d.line = 0
-	switch link := d.link(); link.Kind {
-	case ambient.LinkEnvironmentKeys:
-		d.session(d.environmentKeys(), awssts.Session{})
-	case ambient.LinkEnvironmentSession:
-		d.out.Action = "environment"
-		d.minter(ambient.NewEnvironment(d.getenv))
-	case ambient.LinkWebIdentity:
-		m := awssts.WebIdentity{ARN: d.getenv("AWS_ROLE_ARN"), SessionName: d.getenv("AWS_ROLE_SESSION_NAME")}
-		m.Token = awssts.File("web identity token", d.expand(d.getenv("AWS_WEB_IDENTITY_TOKEN_FILE")))
-		d.webIdentity(m)
-	case ambient.LinkProfile:
-		p := d.awsProfile(link.Profile)
-		if p == nil {
-			d.fail(fmt.Errorf("AWS_PROFILE is %s where stsbroker serve runs, and no profile of that name has credentials; correct or unset it", oneLine(link.Profile)))
-			break
-		}
-		d.out.Notes = append(d.out.Notes, "as profile "+p.Name+" of "+p.Origin)
-		d.region, d.endpoint = cmp.Or(d.region, p.Region), p.Endpoint
-		d.out.Region = d.cataloguer.region(d.region)
-		d.asAWS(*p)
-	case ambient.LinkContainer:
-		d.endpointOf(ambient.ECS)
-	default:
-		d.out.Action = ambient.EC2
-		m, err := ambient.New(ambient.EC2, ambient.Options{Getenv: d.getenv, Listeners: d.own})
-		if err != nil {
-			d.minter(nil, d.nothingElse(err))
-			break
-		}
-		d.minter(lastLink{m, d.nothingElse}, nil)
-	}
-}
-
-// lastLink is the machine where the chain of the SDKs found nothing before it.
-type lastLink struct {
-	*ambient.Minter
-	failed func(error) error
-}
-
-// Mint implements broker.Minter.
-func (l lastLink) Mint(ctx context.Context, in broker.MintInput) (broker.Credentials, error) {
-	c, err := l.Minter.Mint(ctx, in)
-	if err != nil {
-		err = l.failed(err)
-	}
-	return c, err
-}
-
-// nothingElse puts what the chain looked at before why its last link cannot be
-// used: who asked for the whole chain may not have meant that one.
-func (c *cataloguer) nothingElse(err error) error {
-	e, ok := errors.AsType[*broker.Error](err)
-	if !ok {
-		return err
-	}
-	half := ""
-	keys := ambient.WithOldNames(c.getenv)
-	switch id, secret := keys("AWS_ACCESS_KEY_ID") != "", keys("AWS_SECRET_ACCESS_KEY") != ""; {
-	case id && !secret:
-		half = " (AWS_ACCESS_KEY_ID is set there, and AWS_SECRET_ACCESS_KEY is not)"
-	case secret && !id:
-		half = " (AWS_SECRET_ACCESS_KEY is set there, and AWS_ACCESS_KEY_ID is not)"
-	}
-	out := *e
-	out.Public = "nothing in the environment" + half + ", the AWS files or a container gives credentials, and this machine (" + ambient.EC2 + ") does not: " +
-		strings.TrimPrefix(e.Public, "credential_source "+ambient.EC2+": ")
-	return &out
-}
-
-// endpointOf takes credentials from what gives them to everything on this machine.
-func (d *draft) endpointOf(source string) {
-	d.out.Action = source
-	d.minter(ambient.New(source, ambient.Options{Getenv: d.getenv, Listeners: d.own}))
-}
-
 // minter takes a minter that was made, or the reason why it could not be.
 func (d *draft) minter(m broker.Minter, err error) {
 	switch {
@@ -751,33 +499,6 @@ func (d *draft) process(argv []string, line string) {
 		return
 	}
 	d.out.Minter = m
-}
-
-// trusted reports whether somebody else could have written the command that a
-// file of the AWS files names.
-func trusted(files ...string) error {
-	for _, file := range files {
-		info, err := os.Stat(file)
-		if err != nil {
-			continue // nothing was read from it
-		}
-		if err := securefile.CheckWriters(file, info); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// expand makes a path of an AWS file absolute, as SDKs do from their own working
-// folder, and knows the home folder.
-func (c *cataloguer) expand(path string) string {
-	if rest, ok := strings.CutPrefix(path, "~/"); ok {
-		return filepath.Join(c.home, rest)
-	}
-	if abs, err := filepath.Abs(path); err == nil {
-		return abs
-	}
-	return path
 }
 
 // roleSessionName fills the template from the broker's own user and host, fixed at

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -89,6 +90,14 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Setenv("METRICS", free.Addr().String())
+			memory := filepath.Join(e.WorkDir, "memory") // a folder for files of credentials
+			if runtime.GOOS == "linux" {
+				if memory, err = os.MkdirTemp("/dev/shm", "stsbroker-test-"); err != nil {
+					return err
+				}
+				e.Defer(func() { _ = os.RemoveAll(memory) })
+			}
+			e.Setenv("MEMORY", memory)
 			e.Values[worldKey{}] = w
 			if err := free.Close(); err != nil {
 				return err
@@ -103,6 +112,7 @@ func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args 
 	return map[string]func(ts *testscript.TestScript, neg bool, args []string){
 		"status": statusCmd, "serve": serveCmd, "halt": haltCmd, "crash": crashCmd, "fault": faultCmd, "mints": mintsCmd,
 		"get": getCmd, "token": tokenCmd, "log": logCmd, "code": codeCmd, "encoded": encodedCmd, "imds": imdsCmd,
+		"fetch": fetchCmd, "socket": socketCmd,
 	}
 }
 
@@ -273,14 +283,34 @@ func tokenCmd(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-func getCmd(ts *testscript.TestScript, _ bool, args []string) {
+// getCmd asks the container door for a profile.
+func getCmd(ts *testscript.TestScript, neg bool, args []string) {
+	fetchCmd(ts, neg, []string{"/credentials/" + pathEscape(args[0])})
+}
+
+// fetchCmd asks it for a path.
+func fetchCmd(ts *testscript.TestScript, _ bool, args []string) {
 	w := of(ts)
-	req, err := http.NewRequest(http.MethodGet, w.url+"/credentials/"+pathEscape(args[0]), nil)
+	ask(ts, http.DefaultTransport, w.url+args[0], w.token)
+}
+
+// socketCmd asks the socket that gives credentials.
+func socketCmd(ts *testscript.TestScript, _ bool, args []string) {
+	path := filepath.Join(ts.Getenv("XDG_RUNTIME_DIR"), "stsbroker", "creds.sock")
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}}
+	defer transport.CloseIdleConnections()
+	ask(ts, transport, "http://localhost"+args[0], "")
+}
+
+func ask(ts *testscript.TestScript, way http.RoundTripper, url, token string) {
+	req, err := http.NewRequest(http.MethodGet, url, nil)
 	ts.Check(err)
-	if w.token != "" {
-		req.Header.Set("Authorization", w.token)
+	if token != "" {
+		req.Header.Set("Authorization", token)
 	}
-	resp, err := http.DefaultTransport.RoundTrip(req)
+	resp, err := way.RoundTrip(req)
 	ts.Check(err)
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)

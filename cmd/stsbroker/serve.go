@@ -66,7 +66,6 @@ func (a *app) daemon(ctx context.Context, findings []Finding) (err error) {
 	if err := a.listen(ctx); err != nil {
 		return errors.Join(err, a.tokens.Close())
 	}
-	a.bind = testPeer(a.log)
 	defer func() { err = errors.Join(err, os.RemoveAll(a.tokenFolder())) }()
 	a.greet(findings)
 	return a.run(ctx)

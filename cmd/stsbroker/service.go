@@ -14,7 +14,6 @@ import (
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/broker/access"
 	"github.com/stsbroker/stsbroker/internal/control"
-	"github.com/stsbroker/stsbroker/internal/securefile"
 	"github.com/stsbroker/stsbroker/metadata/listen"
 )
 
@@ -141,7 +140,13 @@ func patient(ctx context.Context, a broker.Ask, gap time.Duration, ask func(cont
 func (l local) Status(_ context.Context, profile string) (control.Status, error) {
 	out := control.Status{
 		Version: buildVersion(), PID: os.Getpid(), Started: l.started, Container: l.urls, IMDS: l.imds, Changed: l.changed(),
-		Lame: []control.Region{}, Profiles: []control.Profile{},
+		Lame: []control.Region{}, Profiles: []control.Profile{}, Socket: l.socket, TokenFiles: []control.File{}, Files: []control.File{},
+	}
+	for _, f := range l.cfg.TokenFiles {
+		out.TokenFiles = append(out.TokenFiles, control.File{Path: l.tokenFile(f), Profiles: f.Profiles})
+	}
+	for _, f := range l.cfg.Files {
+		out.Files = append(out.Files, control.File{Path: l.credentialsFile(f), Profiles: f.Profiles})
 	}
 	for _, h := range l.sts.Health() {
 		out.Lame = append(out.Lame, control.Region{Name: h.Region, Since: h.Since, Why: h.Why})
@@ -227,14 +232,10 @@ func (l local) Env(_ context.Context, profile string, file bool) (control.Endpoi
 	}
 	e := l.endpoint(profile, issued.Token.Reveal())
 	if file {
-		e.TokenFile = filepath.Join(l.tokenFolder(), issued.ID)
-		if err := securefile.MakeFolder(l.tokenFolder()); err != nil {
+		if err := errors.Join(l.tokens.KeepFile(issued.ID), l.writeEnvToken(issued)); err != nil {
 			return e, err
 		}
-		if err := securefile.Write(e.TokenFile, []byte(e.Token)); err != nil {
-			return e, err
-		}
-		e.Token = ""
+		e.Token, e.TokenFile = "", l.envTokenFile(issued.ID)
 	}
 	return e, nil
 }

@@ -107,6 +107,15 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 		}
 		fmt.Fprintf(w, "IMDS of %s at %s%s\n", oneLine(l.Profile), l.URL, v1)
 	}
+	if st.Socket != "" {
+		fmt.Fprintf(w, "credentials at %s\n", oneLine(st.Socket))
+	}
+	for _, f := range st.TokenFiles {
+		fmt.Fprintf(w, "token of %s in %s\n", oneLine(strings.Join(f.Profiles, ", ")), oneLine(f.Path))
+	}
+	for _, f := range st.Files {
+		fmt.Fprintf(w, "credentials of %s in %s\n", oneLine(strings.Join(f.Profiles, ", ")), oneLine(f.Path))
+	}
 	if len(st.Changed) > 0 {
 		fmt.Fprintf(w, "as the environment says: %s\n", strings.Join(st.Changed, ", "))
 	}

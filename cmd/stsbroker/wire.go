@@ -46,17 +46,20 @@ type app struct {
 	minted  *quiet
 	skipped []string // listeners that this host cannot have
 	urls    []string // of the container door
+	socket  string   // the one that gives credentials; "" for none
 	imds    []control.IMDS
+	files   *credentialFiles
 	serving []func(context.Context) error
 }
 
 // settings are what differs between the daemon, an embedded broker and demo.
 type settings struct {
 	place
-	log       *zap.Logger
-	embedded  bool     // no state on disk, and a door of its own on a free port
-	container []string // instead of the configuration's
-	watch     broker.Observer
+	log      *zap.Logger
+	embedded bool   // no state on disk, and a door of its own on a free port
+	imds     string // of an embedded broker: the profile that an IMDS door is opened for; "" for none
+	demo     bool   // a container door on a free port, and no other
+	watch    broker.Observer
 }
 
 // newApp reads the configuration and builds the broker. It opens no socket and
@@ -66,11 +69,8 @@ func newApp(s settings) (*app, []Finding, error) {
 	if hasErrors(findings) {
 		return nil, findings, errors.New("the configuration has errors")
 	}
-	if s.container != nil {
-		cfg.Listen.Container = s.container
-	}
-	if s.embedded {
-		cfg.Listen.Container, cfg.Listen.Metrics = []string{"127.0.0.1:0"}, ""
+	if s.imds != "" {
+		cfg.Listen.IMDS = append(cfg.Listen.IMDS, IMDSConfig{Address: "127.0.0.1:0", Profile: s.imds})
 	}
 	if cfg.Listen.Control != "" && s.control == filepath.Join(s.runtime, "control.sock") {
 		s.control = cfg.Listen.Control
@@ -88,14 +88,23 @@ func newApp(s settings) (*app, []Finding, error) {
 	if hasErrors(findings) {
 		return nil, findings, errors.New("the configuration has errors")
 	}
+	if s.demo || s.embedded { // now that all was checked
+		own := ListenConfig{Container: loopbackDoor("127.0.0.1:0"), Socket: socketOff}
+		for _, l := range cfg.Listen.IMDS {
+			if l.Line == 0 {
+				own.IMDS = append(own.IMDS, l)
+			}
+		}
+		cfg.Listen, cfg.TokenFiles, cfg.Files = own, nil, nil
+	}
 	if s.embedded {
-		cfg.Listen.IMDS = nil // now that it was checked
 		a.tokens = access.Memory()
 	} else if a.tokens, err = access.Open(a.state); err != nil {
 		return nil, findings, err
 	}
 	a.observer = observe.New(s.log, func() broker.Stats { return a.broker.Stats() })
-	observers := all{a.observer, a.minted}
+	a.files = &credentialFiles{}
+	observers := all{a.observer, a.minted, a.files}
 	if s.watch != nil {
 		observers = append(observers, s.watch)
 	}
@@ -128,6 +137,7 @@ func (a *app) read() catalog {
 		files = awsconfig.DefaultFiles(a.getenv, a.home)
 		files = originals(files)
 	}
+	files, ours := withoutOurs(files)
 	self, err := os.Executable()
 	if err != nil {
 		self = os.Args[0]
@@ -146,14 +156,18 @@ func (a *app) read() catalog {
 	}
 	out := c.build()
 	out.findings = append(a.cfg.CheckSources(names), out.findings...)
+	if ours != nil {
+		out.findings = append(out.findings, *ours)
+	}
 	return out
 }
 
-// listen opens the container door, and IMDS doors and the metrics where they are
-// wanted. The profiles come last: the ports are taken before anything is minted.
+// listen opens the doors that the configuration wants, and writes the files that
+// lead to them. The profiles come last: all that may be taken by somebody else is
+// taken before anything is minted.
 func (a *app) listen(ctx context.Context) error {
-	door := metadata.NewContainer(metadata.Container{Source: a.broker, Tokens: a.tokens, Requests: a.observer, Observer: a.observer})
-	if err := a.door(ctx, door, a.cfg.Listen.Container, &a.urls); err != nil {
+	a.bind = testPeer(a.log)
+	if err := a.listenContainer(ctx); err != nil {
 		return err
 	}
 	if err := a.listenIMDS(ctx); err != nil {
@@ -164,7 +178,47 @@ func (a *app) listen(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := errors.Join(a.keepTokenFiles(), a.keepCredentialFiles()); err != nil {
+		return err
+	}
 	a.broker.Reload(a.catalog.profiles)
+	return nil
+}
+
+// listenContainer opens the container door: over TCP, where callers show a token or,
+// at addresses that are told so, are known by the kernel's word, and on a socket,
+// where they always are.
+func (a *app) listenContainer(ctx context.Context) error {
+	door := func(t *metadata.Tokenless) http.Handler {
+		return metadata.NewContainer(metadata.Container{
+			Source: a.broker, Tokens: a.tokens, Roles: a.catalog.withRole, Requests: a.observer, Observer: a.observer, Tokenless: t,
+		})
+	}
+	if err := a.door(ctx, door(nil), a.cfg.Listen.tokened(), &a.urls); err != nil {
+		return err
+	}
+	for _, l := range a.cfg.Listen.Container {
+		if l.WithoutToken == nil {
+			continue
+		}
+		if !a.bind {
+			return fmt.Errorf("%s:%d: without_token cannot be had here, where the kernel does not tell which user connects; remove it", a.cfg.File, l.Line)
+		}
+		t := &metadata.Tokenless{Door: broker.DoorPeer, Access: a.tokens, Profiles: l.WithoutToken}
+		if err := a.door(ctx, door(t), []string{l.Address}, &a.urls); err != nil {
+			return err
+		}
+	}
+	path := a.credentialSocket()
+	if path == "" {
+		return nil
+	}
+	l, err := listen.Unix(a.cfg.Listen.doors(), path)
+	if err != nil {
+		return err
+	}
+	a.socket = path
+	a.serve(a.server(door(&metadata.Tokenless{Door: broker.DoorSocket, Access: a.tokens})), l)
 	return nil
 }
 
@@ -218,7 +272,11 @@ func onlyMetrics(o *observe.Observer) http.Handler {
 	})
 }
 
+// door serves h at the addresses. urls, unless nil, gets where, as clients write it.
 func (a *app) door(ctx context.Context, h http.Handler, addresses []string, urls *[]string) error {
+	if len(addresses) == 0 {
+		return nil
+	}
 	listeners, skipped, err := listen.TCP(ctx, a.cfg.Listen.doors(), addresses...)
 	if err != nil {
 		return err
@@ -226,11 +284,15 @@ func (a *app) door(ctx context.Context, h http.Handler, addresses []string, urls
 	a.skipped = append(a.skipped, skipped...)
 	for _, l := range listeners {
 		if urls != nil {
-			*urls = append(*urls, "http://"+l.Addr().String())
+			*urls = append(*urls, "http://"+strings.TrimSuffix(l.Addr().String(), ":80"))
 		}
-		a.serve(metadata.NewServer(h, func(line string) { a.log.Debug("http", zap.String("line", line)) }), l)
+		a.serve(a.server(h), l)
 	}
 	return nil
+}
+
+func (a *app) server(h http.Handler) *http.Server {
+	return metadata.NewServer(h, func(line string) { a.log.Debug("http", zap.String("line", line)) })
 }
 
 // serve runs a server of its own on a listener until the context ends, then lets requests
@@ -318,9 +380,14 @@ func (a *app) run(ctx context.Context) error {
 
 // endpoint is where a program finds the profile.
 func (a *app) endpoint(profile, token string) control.Endpoint {
-	e := control.Endpoint{Token: token}
-	if len(a.urls) > 0 {
-		e.URI = a.urls[0] + "/credentials/" + pathEscape(profile)
+	e := control.Endpoint{Token: token, Path: "/credentials/" + pathEscape(profile)}
+	for _, u := range a.urls { // loopback where there is one: any client may use that
+		if e.URI == "" || isLoopbackURL(u) {
+			e.URI = u + e.Path
+			if isLoopbackURL(u) {
+				break
+			}
+		}
 	}
 	for _, p := range a.catalog.profiles {
 		if p.Name == profile {
@@ -328,6 +395,10 @@ func (a *app) endpoint(profile, token string) control.Endpoint {
 		}
 	}
 	return e
+}
+
+func isLoopbackURL(u string) bool {
+	return strings.HasPrefix(u, "http://127.") || strings.HasPrefix(u, "http://[::1]")
 }
 
 // pathEscape keeps a profile's name one unambiguous path: what is not plainly

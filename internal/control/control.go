@@ -53,14 +53,17 @@ type Service interface {
 
 // Status is the answer to "how do things stand".
 type Status struct {
-	Version   string    `json:"version"`
-	PID       int       `json:"pid"`
-	Started   time.Time `json:"started"`
-	Container []string  `json:"container"`    // addresses of the container door
-	IMDS      []IMDS    `json:"imds"`         // the IMDS doors
-	Changed   []string  `json:"changed"`      // environment variables that changed something
-	Lame      []Region  `json:"lame_regions"` // where STS does not answer
-	Profiles  []Profile `json:"profiles"`
+	Version    string    `json:"version"`
+	PID        int       `json:"pid"`
+	Started    time.Time `json:"started"`
+	Container  []string  `json:"container"`        // addresses of the container door
+	Socket     string    `json:"socket,omitempty"` // that gives credentials
+	IMDS       []IMDS    `json:"imds"`             // the IMDS doors
+	TokenFiles []File    `json:"token_files"`      // files with a token, kept by the broker
+	Files      []File    `json:"files"`            // files with credentials, kept by the broker
+	Changed    []string  `json:"changed"`          // environment variables that changed something
+	Lame       []Region  `json:"lame_regions"`     // where STS does not answer
+	Profiles   []Profile `json:"profiles"`
 }
 
 // IMDS is where a profile is served as an instance metadata service.
@@ -68,6 +71,12 @@ type IMDS struct {
 	URL     string `json:"url"` // without a slash at its end
 	Profile string `json:"profile"`
 	AllowV1 bool   `json:"allow_v1"`
+}
+
+// File is one that the broker keeps up to date.
+type File struct {
+	Path     string   `json:"path"`
+	Profiles []string `json:"profiles"` // the first is its default
 }
 
 // Region is a region whose STS does not answer.
@@ -153,6 +162,7 @@ type IdentityToken struct {
 // Endpoint is where a program finds a profile.
 type Endpoint struct {
 	URI       string `json:"uri"`
+	Path      string `json:"path"` // of URI
 	Token     string `json:"token"`
 	TokenFile string `json:"token_file,omitempty"`
 	Region    string `json:"region,omitempty"`

@@ -1,7 +1,7 @@
 // Package peer asks the kernel who is at the other end of a connection.
 //
-// On a loopback TCP connection both ends are sockets of this host, and Linux
-// tells the owner of each ([OfTCP]). On a Unix socket every kernel that has
+// On a TCP connection from loopback to loopback, or from an address to itself, both
+// ends are sockets of this host, and Linux tells the owner of each ([OfTCP]). On a Unix socket every kernel that has
 // them tells ([OfUnix]). Where nobody tells, the answer is an error that wraps
 // [ErrUnknown], never uid 0: "unknown" and "root" must not look alike.
 package peer
@@ -33,9 +33,10 @@ func unknown(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrUnknown, fmt.Errorf(format, args...))
 }
 
-// OfTCP returns the owner of the other end of an established loopback TCP
-// connection. local and remote are as the accepting side sees them:
-// Conn.LocalAddr and Conn.RemoteAddr.
+// OfTCP returns the owner of the other end of an established TCP connection
+// within this host. local and remote are as the accepting side sees them:
+// Conn.LocalAddr and Conn.RemoteAddr. Both are loopback, or both are the same
+// address, which is what connecting to an address of one's own host makes of it.
 //
 // Ask while the connection is open on this side: as long as it is, no other
 // socket can be established between the same two ports, so the answer is about
@@ -43,9 +44,11 @@ func unknown(format string, args ...any) error {
 func OfTCP(local, remote netip.AddrPort) (Cred, error) {
 	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	loopback := local.Addr().IsLoopback() && remote.Addr().IsLoopback()
+	same := local.Addr() == remote.Addr() && local.Addr().IsValid() && !local.Addr().IsUnspecified()
 	switch {
-	case !local.Addr().IsLoopback() || !remote.Addr().IsLoopback():
-		return Cred{}, unknown("%v to %v is not a loopback connection", remote, local)
+	case !loopback && !same:
+		return Cred{}, unknown("%v to %v is not a connection within this host", remote, local)
 	case local.Addr().Is4() != remote.Addr().Is4():
 		return Cred{}, unknown("%v and %v are of two families", remote, local)
 	}

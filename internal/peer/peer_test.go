@@ -7,19 +7,40 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 )
 
-func TestNotLoopbackIsUnknown(t *testing.T) {
+func TestOtherHostsAreUnknown(t *testing.T) {
 	for _, c := range [][2]string{
 		{"127.0.0.1:9170", "10.0.0.7:40000"},
 		{"10.0.0.7:9170", "127.0.0.1:40000"},
 		{"127.0.0.1:9170", "[::1]:40000"},
 		{"[::1]:9170", "[fe80::1]:40000"},
+		{"169.254.170.2:80", "169.254.170.3:40000"},
+		{"169.254.170.2:80", "169.254.170.23:40000"},
+		{"169.254.170.2:80", "127.0.0.1:40000"},
+		{"127.0.0.1:80", "169.254.170.2:40000"},
+		{"[fd00:ec2::23]:80", "[fd00:ec2::254]:40000"},
+		{"[fd00:ec2::23]:80", "[fd00:ec2::23%lo]:40000"},
+		{"0.0.0.0:80", "0.0.0.0:40000"},
+		{"[::]:80", "[::]:40000"},
+		{"[::ffff:0.0.0.0]:80", "0.0.0.0:40000"},
 	} {
 		got, err := OfTCP(netip.MustParseAddrPort(c[0]), netip.MustParseAddrPort(c[1]))
 		if !errors.Is(err, ErrUnknown) || got != (Cred{}) {
 			t.Errorf("OfTCP(%v) = %+v, %v; want unknown", c, got, err)
+		}
+		if !strings.Contains(err.Error(), "within this host") && !strings.Contains(err.Error(), "two families") {
+			t.Errorf("OfTCP(%v): the kernel was asked: %v", c, err)
+		}
+	}
+	// It is asked about an address to itself, and knows no such connection here.
+	for _, at := range []string{"192.0.2.1", "169.254.170.2", "2001:db8::1"} {
+		a := netip.MustParseAddr(at)
+		got, err := OfTCP(netip.AddrPortFrom(a, 80), netip.AddrPortFrom(a, 40000))
+		if !errors.Is(err, ErrUnknown) || got != (Cred{}) {
+			t.Errorf("OfTCP of %s to itself = %+v, %v; want unknown", at, got, err)
 		}
 	}
 	if got, err := OfTCP(netip.AddrPort{}, netip.AddrPort{}); !errors.Is(err, ErrUnknown) {

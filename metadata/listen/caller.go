@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
-	"syscall"
 
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/internal/peer"
@@ -16,6 +15,10 @@ import (
 type Caller struct {
 	Local, Remote netip.AddrPort // zero on a Unix socket
 	LocalPort     string         // Local's, in decimal; "" on a Unix socket
+
+	// Host is the address of a link-local listener as Host headers spell it,
+	// "169.254.170.2" or "[fd00:ec2::23]"; "" on loopback and on a Unix socket.
+	Host string
 
 	conn net.Conn
 	once sync.Once
@@ -36,8 +39,12 @@ type Caller struct {
 func (c *Caller) Peer() (broker.Peer, error) {
 	c.once.Do(func() {
 		var cred peer.Cred
-		if u, ok := c.conn.(*net.UnixConn); ok {
-			cred, c.err = peer.OfUnix(syscall.Conn(u))
+		inner := c.conn
+		if ours, ok := inner.(*conn); ok {
+			inner = ours.stream
+		}
+		if u, ok := inner.(*net.UnixConn); ok {
+			cred, c.err = peer.OfUnix(u)
 		} else {
 			cred, c.err = peer.OfTCP(c.Local, c.Remote)
 		}
@@ -56,6 +63,7 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	caller := &Caller{Local: addrPort(c.LocalAddr()), Remote: addrPort(c.RemoteAddr()), conn: c}
 	if caller.Local.IsValid() {
 		caller.LocalPort = strconv.Itoa(int(caller.Local.Port()))
+		caller.Host = hostOf(caller.Local.Addr())
 	}
 	return context.WithValue(ctx, callerKey{}, caller)
 }

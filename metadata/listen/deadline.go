@@ -3,6 +3,7 @@ package listen
 import (
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -50,8 +51,8 @@ func (d *deadlines) sweep() {
 	now := time.Now()
 	for c := range d.conns {
 		since := now.Sub(c.opened)
-		c.read.expire(since, c.TCPConn.SetReadDeadline)
-		c.write.expire(since, c.TCPConn.SetWriteDeadline)
+		c.read.expire(since, c.stream.SetReadDeadline)
+		c.write.expire(since, c.stream.SetWriteDeadline)
 	}
 	d.timer.Reset(grain)
 }
@@ -91,10 +92,18 @@ func (d *deadline) expire(since time.Duration, tell func(time.Time) error) {
 	}
 }
 
+// stream is what *net.TCPConn and *net.UnixConn have in common. net/http ends a
+// connection with CloseWrite where it finds one, so that its last answer is read.
+type stream interface {
+	net.Conn
+	syscall.Conn
+	CloseWrite() error
+}
+
 // conn is a connection that gives its slot back when it is closed, and whose
 // deadlines may be [grain] late.
 type conn struct {
-	*net.TCPConn
+	stream
 	owner       *shared
 	opened      time.Time
 	read, write deadline
@@ -102,11 +111,11 @@ type conn struct {
 }
 
 func (c *conn) SetReadDeadline(t time.Time) error {
-	return c.read.set(t, c.opened, c.TCPConn.SetReadDeadline)
+	return c.read.set(t, c.opened, c.stream.SetReadDeadline)
 }
 
 func (c *conn) SetWriteDeadline(t time.Time) error {
-	return c.write.set(t, c.opened, c.TCPConn.SetWriteDeadline)
+	return c.write.set(t, c.opened, c.stream.SetWriteDeadline)
 }
 
 func (c *conn) SetDeadline(t time.Time) error {
@@ -119,5 +128,5 @@ func (c *conn) SetDeadline(t time.Time) error {
 // Close closes the connection; calling it again does no harm.
 func (c *conn) Close() error {
 	defer c.once.Do(func() { c.owner.release(c) })
-	return c.TCPConn.Close()
+	return c.stream.Close()
 }

@@ -14,8 +14,15 @@ const (
 
 func inUse(err error) bool { return errors.Is(err, wsaeAddrInUse) }
 
-func noSuchAddress(err error) bool {
-	return errors.Is(err, wsaeAddrNotAvail) || errors.Is(err, wsaeAFNoSupport)
+func noSuchAddress(err error) bool { return errors.Is(err, wsaeAddrNotAvail) }
+
+func noFamily(err error) bool { return errors.Is(err, wsaeAFNoSupport) }
+
+// noPrivilege is never so: any program may listen on any port here.
+func noPrivilege(error) bool { return false }
+
+func setInt(fd uintptr, level, option, value int) error {
+	return syscall.SetsockoptInt(syscall.Handle(fd), level, option, value)
 }
 
 func mostFiles() int { return manyFiles }

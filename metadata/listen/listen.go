@@ -1,9 +1,18 @@
 // Package listen opens the sockets that the front doors answer on, and knows
 // the caller behind each connection.
 //
-// [TCP] opens loopback listeners, and only those. Every connection is checked
-// again when it comes, because a host with route_localnet=1 hands packets from
-// its neighbours to 127.0.0.1. [ConnContext] is for http.Server; a handler
+// Nothing here answers another host:
+//
+//   - [TCP] listens on loopback, and on the five addresses where containers and
+//     instances find credentials ([LinkLocal]), should this host have them. Every
+//     connection is checked again when it comes, because a host with
+//     route_localnet=1 hands packets from its neighbours to 127.0.0.1, and any host
+//     takes packets for an address of one interface on all of them. What
+//     leaves a link-local listener has TTL 1: no router carries it on.
+//   - [Unix] listens on a socket file that is its user's alone.
+//
+// The listeners of one call share a cap on open connections, and their
+// deadlines are cheap and a little late. [ConnContext] is for http.Server; a handler
 // gets the caller back with [FromContext].
 package listen
 
@@ -18,14 +27,14 @@ import (
 	"time"
 )
 
-// The addresses that may be listened on: the ones that every SDK takes over
-// plain http, and the ones that the doors' Host allow-list lets through.
+// The loopback addresses that may be listened on: the ones that every SDK takes
+// over plain http, and the ones that the doors' Host allow-list lets through.
 var (
 	loopback4 = netip.MustParseAddr("127.0.0.1")
 	loopback6 = netip.MustParseAddr("::1")
 )
 
-// maxConns is the most connections that one [TCP] call holds open at a time,
+// maxConns is the most connections that one call holds open at a time,
 // where the limit on descriptors allows it.
 const maxConns = 4096
 
@@ -43,16 +52,19 @@ func share(files, doors int) int {
 	return min(maxConns, max(1, (max(files, 2*spareFiles)-spareFiles)/doors))
 }
 
-// TCP listens on the given literal addresses, such as "127.0.0.1:9170" and
-// "[::1]:9170". All of them share one cap on open connections; beyond it,
-// callers wait in the kernel's queue until one closes.
+// TCP listens on the given literal addresses, such as "127.0.0.1:9170",
+// "[::1]:9170" and "169.254.170.2:80". All of them share one cap on open
+// connections; beyond it, callers wait in the kernel's queue until one closes.
+// Who is not of this host is closed without a word.
 //
-// doors is how many such calls the process makes, at least 1: they share its
-// descriptors evenly.
+// doors is how many calls of TCP and [Unix] the process makes, at least 1: they
+// share its descriptors evenly.
 //
-// An IPv6 address on a host that has none is left out, and skipped says so, one
+// [::1] on a host that does not have it is left out, and skipped says so, one
 // sentence for each. Any other failure closes what was opened and is returned:
-// a port that somebody else holds is never exchanged for another.
+// a port that somebody else holds is never exchanged for another, and a
+// link-local address that is missing was asked for. For one that is there and
+// not usable yet, TCP waits three seconds, or until ctx ends.
 func TCP(ctx context.Context, doors int, addresses ...string) (listeners []net.Listener, skipped []string, err error) {
 	return tcp(ctx, share(mostFiles(), doors), addresses)
 }
@@ -66,17 +78,17 @@ func tcp(ctx context.Context, conns int, addresses []string) (listeners []net.Li
 			listeners, skipped = nil, nil
 		}
 	}()
-	all := &shared{slots: make(chan struct{}, conns), deadlines: deadlines{conns: map[*conn]struct{}{}}}
+	all := newShared(conns)
 	for _, s := range addresses {
 		at, err := parse(s)
 		if err != nil {
 			return listeners, nil, err
 		}
-		l, err := bind(ctx, at)
+		l, err := bindSoon(ctx, at)
 		switch {
 		case err == nil:
-			listeners = append(listeners, &listener{TCPListener: l, shared: all, closed: make(chan struct{})})
-		case at.Addr() == loopback6 && noSuchAddress(err):
+			listeners = append(listeners, newListener(l, all))
+		case at.Addr() == loopback6 && (noSuchAddress(err) || noFamily(err)):
 			skipped = append(skipped, fmt.Sprintf("not listening on %s: this host has no IPv6 loopback", at))
 		default:
 			return listeners, nil, bindError(at, err)
@@ -93,13 +105,37 @@ func parse(s string) (netip.AddrPort, error) {
 	if err != nil {
 		return at, fmt.Errorf("listen address %q: want a literal address and a port, such as 127.0.0.1:9170 or [::1]:9170", s)
 	}
-	if a := at.Addr(); a != loopback4 && a != loopback6 {
-		return at, fmt.Errorf("listen address %q: only 127.0.0.1 and [::1] may be listened on; credentials do not leave this host", s)
+	if a := at.Addr(); a != loopback4 && a != loopback6 && !LinkLocal(a) {
+		return at, fmt.Errorf("listen address %q: only 127.0.0.1, [::1] and the addresses of the ECS, EKS and instance endpoints may be listened on; "+
+			"credentials do not leave this host", s)
 	}
 	return at, nil
 }
 
-func bind(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error) {
+// A new IPv6 address cannot be bound while the system asks whether a neighbour has
+// it too (RFC 4862, 5.4). Linux takes up to two seconds for that, and even on
+// the loopback interface a moment.
+const (
+	settleTime  = 3 * time.Second
+	settleGrain = 20 * time.Millisecond
+)
+
+// bindSoon is bind, with some patience where an address is there and cannot be used yet.
+func bindSoon(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
+	for began := time.Now(); ; {
+		l, err := bind(ctx, at)
+		if !LinkLocal(at.Addr()) || !noSuchAddress(err) || time.Since(began) > settleTime || !present(at.Addr()) {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(settleGrain):
+		}
+	}
+}
+
+func bind(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
 	network := "tcp4"
 	if at.Addr().Is6() {
 		network = "tcp6" // on that family alone
@@ -108,11 +144,10 @@ func bind(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error) {
 	// telling, so probing for it would only cost three system calls a connection.
 	lc := net.ListenConfig{KeepAlive: -1}
 	lc.SetMultipathTCP(false) // Landlock's rules for TCP do not cover it
-	l, err := lc.Listen(ctx, network, at.String())
-	if err != nil {
-		return nil, err
+	if LinkLocal(at.Addr()) {
+		lc.Control = oneHop
 	}
-	return l.(*net.TCPListener), nil
+	return lc.Listen(ctx, network, at.String())
 }
 
 // bindError says what a person can do about err. It reads well after "stsbroker: ".
@@ -121,7 +156,15 @@ func bindError(at netip.AddrPort, err error) error {
 	if errors.As(err, &op) {
 		err = op.Err // the address is said already
 	}
-	if !inUse(err) {
+	if LinkLocal(at.Addr()) {
+		if err := linkLocalError(at, err); err != nil {
+			return err
+		}
+	}
+	switch {
+	case noPrivilege(err) && at.Port() < 1024:
+		return fmt.Errorf("listen on %s: port %d needs a privilege (%w); %s", at, at.Port(), err, getPrivilege(runtime.GOOS, at.Port()))
+	case !inUse(err):
 		return fmt.Errorf("listen on %s: %w", at, err)
 	}
 	return fmt.Errorf("listen on %s: port %d is taken by another program (%w); find it with: %s", at, at.Port(), err, findOwner(runtime.GOOS, at.Port()))
@@ -138,14 +181,18 @@ func findOwner(goos string, port uint16) string {
 	}
 }
 
-// shared is what the listeners of one [TCP] call have in common.
+// shared is what the listeners of one call have in common.
 type shared struct {
 	slots     chan struct{} // taken by open connections
 	deadlines deadlines
 }
 
-func (s *shared) open(c *net.TCPConn) *conn {
-	o := &conn{TCPConn: c, owner: s, opened: time.Now()}
+func newShared(conns int) *shared {
+	return &shared{slots: make(chan struct{}, conns), deadlines: deadlines{conns: map[*conn]struct{}{}}}
+}
+
+func (s *shared) open(c stream) *conn {
+	o := &conn{stream: c, owner: s, opened: time.Now()}
 	s.deadlines.add(o)
 	return o
 }
@@ -159,10 +206,14 @@ func (s *shared) release(c *conn) {
 // from this host. Without the cap a flood would take every descriptor, and the
 // broker could no longer reach STS or its own files.
 type listener struct {
-	*net.TCPListener
-	shared *shared
-	once   sync.Once
-	closed chan struct{}
+	net.Listener // TCP or Unix
+	shared       *shared
+	once         sync.Once
+	closed       chan struct{}
+}
+
+func newListener(l net.Listener, all *shared) *listener {
+	return &listener{Listener: l, shared: all, closed: make(chan struct{})}
 }
 
 // Accept waits for a free slot, then for a connection.
@@ -173,13 +224,13 @@ func (l *listener) Accept() (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 	for {
-		c, err := l.AcceptTCP()
+		c, err := l.Listener.Accept()
 		if err != nil {
 			<-l.shared.slots
 			return nil, err
 		}
-		if local(c) {
-			return l.shared.open(c), nil
+		if s, ok := c.(stream); ok && local(c) {
+			return l.shared.open(s), nil
 		}
 		_ = c.Close() // without a word, and without a log line that a neighbour could write at will
 	}
@@ -188,19 +239,5 @@ func (l *listener) Accept() (net.Conn, error) {
 // Close stops accepting; connections go on.
 func (l *listener) Close() error {
 	l.once.Do(func() { close(l.closed) })
-	return l.TCPListener.Close()
-}
-
-// local reports whether both ends of a connection are on this host.
-func local(c net.Conn) bool {
-	return addrPort(c.LocalAddr()).Addr().IsLoopback() && addrPort(c.RemoteAddr()).Addr().IsLoopback()
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	at := t.AddrPort()
-	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	return l.Listener.Close()
 }

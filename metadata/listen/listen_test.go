@@ -19,7 +19,9 @@ import (
 func TestAddressesRefused(t *testing.T) {
 	for _, s := range []string{
 		"", "9170", ":9170", "localhost:9170", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000", "0.0.0.0:9170", "10.0.0.1:9170",
-		"127.0.0.2:9170", "127.1:9170", "[::]:9170", "::1:9170", "[::1%lo]:9170", "[::ffff:127.0.0.1]:9170", "169.254.170.2:80", "[fe80::1]:9170",
+		"127.0.0.2:9170", "127.1:9170", "[::]:9170", "::1:9170", "[::1%lo]:9170", "[::ffff:127.0.0.1]:9170", "[fe80::1]:9170",
+		"169.254.170.3:80", "169.254.169.253:80", "[::ffff:169.254.170.2]:80", "[fd00:ec2::23%lo]:80", "[fd00:ec2::2]:80", "[fe80::a9fe:a9fe]:80",
+		"169.254.170.2", "[fd00:ec2::23]", "2852039166:80",
 	} {
 		l, _, err := TCP(t.Context(), 1, "127.0.0.1:0", s)
 		if err == nil || len(l) != 0 || !strings.Contains(err.Error(), fmt.Sprintf("%q", s)) {
@@ -28,6 +30,38 @@ func TestAddressesRefused(t *testing.T) {
 	}
 	if _, _, err := TCP(t.Context(), 1); err == nil {
 		t.Error("nothing to listen on is no error")
+	}
+}
+
+func TestLinkLocal(t *testing.T) {
+	for s, want := range map[string]string{
+		"169.254.170.2": "169.254.170.2", "169.254.170.23": "169.254.170.23", "169.254.169.254": "169.254.169.254",
+		"fd00:ec2::23": "[fd00:ec2::23]", "fd00:ec2::254": "[fd00:ec2::254]", "fd00:0ec2:0:0::0023": "[fd00:ec2::23]",
+		"127.0.0.1": "", "::1": "", "0.0.0.0": "", "::": "", "169.254.170.3": "", "169.254.169.253": "", "169.254.2.170": "", "10.254.170.2": "",
+		"::ffff:169.254.170.2": "", "fd00:ec2::23%lo": "", "fd00:ec2::2": "", "fd00:ec2::2354": "", "fd00:ec2:1::23": "", "fd00:c2e::23": "", "fe80::23": "",
+	} {
+		a := netip.MustParseAddr(s)
+		if got := hostOf(a); got != want || LinkLocal(a) != (want != "") {
+			t.Errorf("%s: %q, %v; want %q", s, got, LinkLocal(a), want)
+		}
+	}
+	if LinkLocal(netip.Addr{}) {
+		t.Error("nothing is an address")
+	}
+}
+
+func TestAddAddress(t *testing.T) {
+	for _, c := range [][3]string{
+		{"linux", "169.254.170.2", "ip addr add 169.254.170.2/32 dev lo"},
+		{"linux", "fd00:ec2::23", "ip addr add fd00:ec2::23/128 dev lo"},
+		{"darwin", "169.254.170.2", "ifconfig lo0 alias 169.254.170.2/32"},
+		{"darwin", "fd00:ec2::23", "ifconfig lo0 inet6 fd00:ec2::23/128 alias"},
+		{"windows", "169.254.170.2", `netsh interface ipv4 add address "Loopback Pseudo-Interface 1" 169.254.170.2/32`},
+		{"windows", "fd00:ec2::23", `netsh interface ipv6 add address "Loopback Pseudo-Interface 1" fd00:ec2::23/128`},
+	} {
+		if got := addAddress(c[0], netip.MustParseAddr(c[1])); got != c[2] {
+			t.Errorf("%s: %s, want %s", c[0], got, c[2])
+		}
 	}
 }
 
@@ -103,9 +137,9 @@ func echo(t *testing.T, listeners []net.Listener) {
 	})
 }
 
-func dial(t *testing.T, addr string) net.Conn {
+func dial(t *testing.T, addr net.Addr) net.Conn {
 	t.Helper()
-	c, err := net.Dial("tcp", addr)
+	c, err := net.Dial(addr.Network(), addr.String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,20 +155,43 @@ func greeted(t *testing.T, c net.Conn) {
 	}
 }
 
+// everyKind runs f with listeners of each kind that hold at most conns connections.
+func everyKind(t *testing.T, conns int, f func(t *testing.T, l []net.Listener, all *shared)) {
+	t.Run("TCP", func(t *testing.T) {
+		l, _, err := tcp(t.Context(), conns, []string{"127.0.0.1:0", "127.0.0.1:0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l[0].Close()
+		defer l[1].Close()
+		f(t, l, l[0].(*listener).shared)
+	})
+	t.Run("Unix", func(t *testing.T) {
+		if runtime.GOOS == "windows" {
+			t.Skip("not run: Windows has no such listener")
+		}
+		l, err := onPath(conns, filepath.Join(shortDir(t), "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		f(t, []net.Listener{l}, l.shared)
+	})
+}
+
 // Callers beyond the cap wait until one leaves; a flood passes.
 func TestCap(t *testing.T) {
 	const most = 8
-	l, _, err := tcp(t.Context(), most, []string{"127.0.0.1:0", "127.0.0.1:0"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	everyKind(t, most, func(t *testing.T, l []net.Listener, all *shared) { testCap(t, most, l, all.slots) })
+}
+
+func testCap(t *testing.T, most int, l []net.Listener, slots chan struct{}) {
 	echo(t, l)
-	slots := l[0].(*listener).shared.slots
 	var flood []net.Conn
 	for i := range 10 * most {
-		flood = append(flood, dial(t, l[i%2].Addr().String()))
+		flood = append(flood, dial(t, l[i%len(l)].Addr()))
 	}
-	late := dial(t, l[0].Addr().String())
+	late := dial(t, l[0].Addr())
 	for len(slots) < most {
 		runtime.Gosched()
 	}
@@ -146,7 +203,7 @@ func TestCap(t *testing.T) {
 		_ = c.Close()
 	}
 	greeted(t, late)
-	greeted(t, dial(t, l[1].Addr().String()))
+	greeted(t, dial(t, l[len(l)-1].Addr()))
 }
 
 // Close ends an Accept that waits for a slot.
@@ -155,7 +212,7 @@ func TestCloseWhileFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dial(t, l[0].Addr().String())
+	dial(t, l[0].Addr())
 	held, err := l[0].Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -207,14 +264,14 @@ func TestCaller(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l[0].Close()
-	client := dial(t, l[0].Addr().String())
+	client := dial(t, l[0].Addr())
 	server, err := l[0].Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer server.Close()
 	c := FromContext(ConnContext(context.Background(), server))
-	if c.Local.String() != l[0].Addr().String() || c.Remote.String() != client.LocalAddr().String() || fmt.Sprint(c.Local.Port()) != c.LocalPort {
+	if c.Local.String() != l[0].Addr().String() || c.Remote.String() != client.LocalAddr().String() || fmt.Sprint(c.Local.Port()) != c.LocalPort || c.Host != "" {
 		t.Errorf("%+v", c)
 	}
 	peer, err := c.Peer()
@@ -253,15 +310,30 @@ func TestUnixCaller(t *testing.T) {
 	if runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
 		t.Skipf("not run: %s does not tell", runtime.GOOS)
 	}
-	dir, err := os.MkdirTemp("", "listen") // short: socket paths hold about 100 bytes
+	plain, err := net.Listen("unix", filepath.Join(shortDir(t), "s")) // as the control socket is
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := Unix(1, filepath.Join(shortDir(t), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []net.Listener{plain, ours} {
+		testUnixCaller(t, l)
+	}
+}
+
+// shortDir is a folder with a short name: socket paths hold about 100 bytes.
+func shortDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("", "listen")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	l, err := net.Listen("unix", filepath.Join(dir, "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	return dir
+}
+
+func testUnixCaller(t *testing.T, l net.Listener) {
 	defer l.Close()
 	client, err := net.Dial("unix", l.Addr().String())
 	if err != nil {
@@ -277,19 +349,16 @@ func TestUnixCaller(t *testing.T) {
 	peer, err := c.Peer()
 	uid, _ := peer.UID()
 	pid, _ := peer.PID()
-	if err != nil || int(uid) != os.Geteuid() || int(pid) != os.Getpid() || c.Remote != (netip.AddrPort{}) {
-		t.Errorf("uid %d, pid %d, %v", uid, pid, err)
+	if err != nil || int(uid) != os.Geteuid() || int(pid) != os.Getpid() || c.Remote != (netip.AddrPort{}) || c.LocalPort != "" || c.Host != "" {
+		t.Errorf("uid %d, pid %d, %v, %+v", uid, pid, err, c)
 	}
 }
 
 // Deadlines are late by the grain at most, and moving one takes back that it fired.
-func TestDeadlines(t *testing.T) {
-	l, _, err := TCP(t.Context(), 1, "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l[0].Close()
-	client := dial(t, l[0].Addr().String())
+func TestDeadlines(t *testing.T) { everyKind(t, 8, testDeadlines) }
+
+func testDeadlines(t *testing.T, l []net.Listener, all *shared) {
+	client := dial(t, l[0].Addr())
 	server, err := l[0].Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -333,7 +402,7 @@ func TestDeadlines(t *testing.T) {
 
 	// Without connections nothing runs.
 	_, _ = server.Close(), client.Close()
-	d := &l[0].(*listener).shared.deadlines
+	d := &all.deadlines
 	d.timer.Stop()
 	d.sweep()
 	if d.timer.Stop() {
