@@ -238,7 +238,7 @@ func bareHandler(body []byte) http.Handler {
 // and what has expired goes.
 func TestRenderingsAreBounded(t *testing.T) {
 	r := start(t, nil)
-	door := &container{refuser: refuser{requests: r.sink, observer: r.sink}, rendered: renderings{in: containerBody}, Container: Container{Source: r.source, Tokens: grants{goodToken: {Profiles: []string{"dev"}}}}}
+	door := &container{refuser: refuser{requests: r.sink, observer: r.sink}, rendered: renderings{in: containerBody}, Container: Container{Source: r.source, Tokens: grants{goodToken: {ID: "good", Profiles: []string{"dev", "new"}}}}}
 	ask := func(name string) {
 		r := offline(t, "/credentials/"+url.PathEscape(name))
 		door.serve(httptest.NewRecorder(), r, listen.FromContext(r.Context()))

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -163,8 +164,8 @@ type running struct {
 	roles  map[string][]string // profiles by the ARN of their role
 	sink   *sink
 	server *http.Server
-	addr   string // 127.0.0.1:port
-	port   string
+	addr   string // 127.0.0.1:port, or the path of a socket
+	port   string // that callers may name in Host; "" for none
 	addr6  string // [::1]:port, "" on a host without
 }
 
@@ -210,8 +211,35 @@ func (r *running) serve(t testing.TB, h http.Handler) {
 	t.Cleanup(func() { _ = r.server.Close(); wg.Wait() })
 }
 
+// serveAt serves at one address.
+func (r *running) serveAt(t testing.TB, at string, h http.Handler) {
+	t.Helper()
+	l, _, err := listen.TCP(t.Context(), 1, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.serveOn(t, l[0], h)
+}
+
+// serveOn serves on a listener.
+func (r *running) serveOn(t testing.TB, l net.Listener, h http.Handler) {
+	t.Helper()
+	r.addr = l.Addr().String()
+	_, r.port, _ = net.SplitHostPort(r.addr)
+	r.server = NewServer(h, func(line string) { t.Log("net/http: " + line) })
+	done := make(chan error, 1)
+	go func() { done <- r.server.Serve(l) }()
+	t.Cleanup(func() {
+		_ = r.server.Close()
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+}
+
 // answer is what came over the wire.
 type answer struct {
+	proto  string
 	status int
 	header http.Header
 	body   string
@@ -225,27 +253,33 @@ func (a answer) leaks() bool {
 // client is a raw connection.
 type client struct {
 	net.Conn
-	t testing.TB
-	r *bufio.Reader
+	t    testing.TB
+	r    *bufio.Reader
+	port string
 }
 
+// dial connects to an address, or to the socket at a path.
 func dial(t testing.TB, addr string) *client {
 	t.Helper()
-	c, err := net.Dial("tcp", addr)
+	network := "tcp"
+	if filepath.IsAbs(addr) {
+		network = "unix"
+	}
+	c, err := net.Dial(network, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	_ = c.SetDeadline(time.Now().Add(30 * time.Second)) // not a figure: only so that a fault ends the test
-	return &client{Conn: c, t: t, r: bufio.NewReader(c)}
+	_, port, _ := net.SplitHostPort(addr)
+	return &client{Conn: c, t: t, r: bufio.NewReader(c), port: port}
 }
 
 // do sends the bytes as they are and reads one answer. PORT stands for the
 // port that we are connected to, TOKEN for the good token.
 func (c *client) do(request string) answer {
 	c.t.Helper()
-	_, port, _ := net.SplitHostPort(c.RemoteAddr().String())
-	request = strings.NewReplacer("PORT", port, "TOKEN", goodToken, "\n", "\r\n").Replace(request)
+	request = onWire(request, c.port)
 	if _, err := io.WriteString(c, request); err != nil {
 		c.t.Fatalf("%q: %v", request, err)
 	}
@@ -258,7 +292,11 @@ func (c *client) do(request string) answer {
 	if err != nil {
 		c.t.Fatalf("%q: %v", request, err)
 	}
-	return answer{status: resp.StatusCode, header: resp.Header, body: string(body), closed: resp.Close}
+	return answer{proto: resp.Proto, status: resp.StatusCode, header: resp.Header, body: string(body), closed: resp.Close}
+}
+
+func onWire(request, port string) string {
+	return strings.NewReplacer("PORT", port, "TOKEN", goodToken, "\n", "\r\n").Replace(request)
 }
 
 // gone waits until the server has closed the connection.

@@ -67,25 +67,6 @@ func startIMDS(t testing.TB, at string, change func(*IMDS)) *metadataService {
 	return m
 }
 
-func (r *running) serveAt(t testing.TB, at string, h http.Handler) {
-	t.Helper()
-	l, _, err := listen.TCP(t.Context(), 1, at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.addr = l[0].Addr().String()
-	_, r.port, _ = net.SplitHostPort(r.addr)
-	r.server = NewServer(h, func(line string) { t.Log("net/http: " + line) })
-	done := make(chan error, 1)
-	go func() { done <- r.server.Serve(l[0]) }()
-	t.Cleanup(func() {
-		_ = r.server.Close()
-		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
-	})
-}
-
 const freePort = "127.0.0.1:0"
 
 var listenerAt = netip.MustParseAddrPort("127.0.0.1:1")

@@ -135,7 +135,7 @@ func actionLabel(action string) string {
 
 func doorLabel(door string) string {
 	switch door {
-	case broker.DoorContainer, broker.DoorControl, broker.DoorIMDS, "metrics":
+	case broker.DoorContainer, broker.DoorControl, broker.DoorIMDS, broker.DoorSocket, "metrics":
 		return door
 	}
 	return other

@@ -45,6 +45,13 @@ func completeFlag(g *globals, name func(control.Profile) string) cobra.Completio
 	}
 }
 
+// completeWords completes a flag of the command, which must have it, with words.
+func completeWords(c *cobra.Command, flag string, words ...string) {
+	if err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // no such flag
+	}
+}
+
 func served(p control.Profile) string {
 	if p.Reason != "" {
 		return ""

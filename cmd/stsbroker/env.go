@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -79,6 +80,8 @@ The token in them is good for this profile only, and for 12 hours after it was l
 	c.Flags().StringVar(&shell, "shell", "sh", "sh, fish, powershell, dotenv or json")
 	c.Flags().StringVar(&door, "door", doorContainer, strings.Join(doorsOfEnv(), ", "))
 	c.Flags().BoolVar(&file, "token-file", false, "point at a file that holds the token (not every SDK knows that variable)")
+	completeWords(c, "door", doorsOfEnv()...)
+	completeWords(c, "shell", slices.Sorted(maps.Keys(shells))...)
 	return c
 }
 

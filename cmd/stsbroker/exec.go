@@ -58,6 +58,7 @@ the status is CMD's (127 if there is no such program, 126 if it cannot be run,
 		},
 	}
 	c.Flags().StringVar(&door, "door", doorContainer, strings.Join(doorsOfExec(), ", "))
+	completeWords(c, "door", doorsOfExec()...)
 	c.Flags().SetInterspersed(false) // what follows the profile is the child's
 	return c
 }

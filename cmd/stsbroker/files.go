@@ -30,7 +30,7 @@ func (a *app) credentialSocket() string {
 	case a.cfg.Listen.Socket != "":
 		return a.cfg.Listen.Socket
 	}
-	return filepath.Join(a.runtime, "creds.sock") // no longer a name than the control socket's: a path that does for one does for both
+	return filepath.Join(a.runtime, "creds.sock") // shorter than the control socket's: a path that does for one does for both
 }
 
 // makeFolderOf makes the folder of a file at its default path. Others are there, and

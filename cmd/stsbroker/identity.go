@@ -67,8 +67,6 @@ printed and kept nowhere.`,
 	c.Flags().DurationVar(&duration, "duration", 5*time.Minute, "how long it lives, 1m to 1h")
 	c.Flags().StringArrayVar(&tags, "tag", nil, "a claim more, as `KEY=VALUE` (may be given again)")
 	jsonFlag(c, &asJSON)
-	if err := c.RegisterFlagCompletionFunc("algorithm", cobra.FixedCompletions([]string{"ES384", "RS256"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // the flag is four lines above
-	}
+	completeWords(c, "algorithm", "ES384", "RS256")
 	return c
 }

@@ -17,7 +17,7 @@ var shells = map[string]func(io.Writer, variables) error{
 	},
 	"powershell": func(w io.Writer, v variables) error {
 		return v.lines(w,
-			func(k, val string) string { return "$Env:" + k + " = '" + strings.ReplaceAll(val, "'", "''") + "'" },
+			func(k, val string) string { return "$Env:" + k + " = '" + powershellQuotes.Replace(val) + "'" },
 			func(k string) string { return "Remove-Item Env:" + k + " -ErrorAction SilentlyContinue" })
 	},
 	// A dotenv file cannot unset; what must not be set is named in comments.
@@ -80,3 +80,7 @@ func fishQuote(s string) string {
 	}
 	return "'" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(s) + "'"
 }
+
+// powershellQuotes doubles what ends a verbatim string: PowerShell takes typographic
+// quotes for the plain one (about_Quoting_Rules).
+var powershellQuotes = strings.NewReplacer("'", "''", "\u2018", "\u2018\u2018", "\u2019", "\u2019\u2019", "\u201a", "\u201a\u201a", "\u201b", "\u201b\u201b")

@@ -213,6 +213,9 @@ func (a *app) listenContainer(ctx context.Context) error {
 	if path == "" {
 		return nil
 	}
+	if err := makeFolderOf(path, a.cfg.Listen.Socket == ""); err != nil {
+		return err
+	}
 	l, err := listen.Unix(a.cfg.Listen.doors(), path)
 	if err != nil {
 		return err

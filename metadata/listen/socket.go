@@ -61,17 +61,17 @@ func socket(path string) (l *net.UnixListener, made fs.FileInfo, err error) {
 	if err := vacant(path); err != nil {
 		return nil, nil, err
 	}
-	parent, name := filepath.Split(path)
+	parent := filepath.Dir(path)
 	const most = len(syscall.RawSockaddrUnix{}.Path) - 1
-	if over := len(filepath.Join(parent, ".4294967295", name)) - most; over > 0 { // the longest that MkdirTemp makes
+	if over := max(len(path), len(filepath.Join(parent, ".4294967295", "s"))) - most; over > 0 { // the longest that MkdirTemp makes
 		return nil, nil, fmt.Errorf("the path is %d bytes too long for a socket; name a shorter one", over)
 	}
-	folder, err := os.MkdirTemp(filepath.Clean(parent), ".*")
+	folder, err := os.MkdirTemp(parent, ".*")
 	if err != nil {
 		return nil, nil, err
 	}
 	defer func() { _ = os.RemoveAll(folder) }()
-	hidden := filepath.Join(folder, name)
+	hidden := filepath.Join(folder, "s")
 	l, err = net.ListenUnix("unix", &net.UnixAddr{Name: hidden, Net: "unix"})
 	if err != nil {
 		return nil, nil, err
