@@ -34,7 +34,7 @@ import (
 // in whole_test.go, on a simulated clock.
 
 // shipped builds the binary as it ships.
-func shipped(b *testing.B) string {
+func shipped(b testing.TB) string {
 	b.Helper()
 	path := filepath.Join(b.TempDir(), "stsbroker")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, ".")
