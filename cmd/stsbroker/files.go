@@ -65,6 +65,9 @@ func (a *app) keepCredentialFiles() error {
 		if err == nil {
 			err = credfile.Check(path)
 		}
+		if err == nil { // a dead broker's, before anything is minted
+			err = credfile.Sweep(path)
+		}
 		if err != nil {
 			return fmt.Errorf("%s:%d: files.%s: %w", a.cfg.File, f.Line, f.Name, err)
 		}
@@ -73,7 +76,7 @@ func (a *app) keepCredentialFiles() error {
 		}
 		who := broker.Caller{Door: broker.DoorFile, Peer: broker.NewPeer(uint32(os.Getuid()), int32(os.Getpid()))}
 		w, err := credfile.New(credfile.File{Path: path, Profiles: f.Profiles}, a.broker, who, func(err error) {
-			a.log.Warn("a credentials file could not be written", zap.String("file", path), zap.Error(err))
+			a.log.Warn("credentials file", zap.String("file", path), zap.Error(err))
 		})
 		if err != nil {
 			return fmt.Errorf("%s:%d: files.%s: %w", a.cfg.File, f.Line, f.Name, err)

@@ -99,6 +99,9 @@ func (c *cataloguer) checkFiles() {
 		if !take(where, f.Line, path) {
 			continue
 		}
+		if err := credfile.CheckProfiles(f.Profiles); err != nil {
+			c.note(c.cfg.File, f.Line, SeverityError, "%s: %v", where, err)
+		}
 		if err := inMemory(c.place, f); err != nil {
 			c.note(c.cfg.File, f.Line, SeverityWarning, "%s: %v", where, err)
 		}
