@@ -32,13 +32,14 @@ const (
 //
 // SDKs since mid-2026 ask again at 60 minutes left for lives of 90 minutes and
 // more, and at 15 for shorter ones; botocore over IMDS asks at up to 25. The
-// broker holds something newer before any of them asks.
+// broker holds something newer before any of them asks. Clients are told a minute
+// less ([Margin]) and a mint takes its time: 32 minutes here are 30 there.
 func SoftMark(lifetime time.Duration) time.Duration {
 	switch {
 	case lifetime >= 90*time.Minute:
 		return max(lifetime/2, 65*time.Minute)
 	case lifetime >= 45*time.Minute:
-		return max(lifetime/2, 30*time.Minute)
+		return max(lifetime/2, 32*time.Minute)
 	default:
 		return lifetime * 6 / 10
 	}

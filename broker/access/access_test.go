@@ -265,7 +265,7 @@ func TestAClockThatWasAheadDoesNotKeepATokenAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tokens := Memory()
 		i := must[Issued](t)(tokens.ForEnv(me, false, "dev"))
-		(*tokens.live.Load())[i.ID].lastUsed.Store(time.Now().AddDate(10, 0, 0).Unix())
+		(*tokens.live.Load())[i.ID].use.last.Store(time.Now().AddDate(10, 0, 0).Unix())
 		if err := tokens.tidy(time.Now()); err != nil {
 			t.Fatal(err)
 		}
@@ -487,6 +487,64 @@ func BenchmarkAuthenticate(b *testing.B) {
 			if _, err := tokens.Authenticate(shown); err != nil {
 				b.Fatal(err)
 			}
+		}
+	})
+}
+
+// A client with a long set asks again only at its end: until then its token is not idle.
+func TestEnvTokenOutlivesTheSetItFetched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "state")
+		tokens, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, err := tokens.ForEnv(1, false, "dev")
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := func(left time.Duration) {
+			tokens.Observe(broker.Event{Kind: broker.EventServed, Caller: broker.Caller{Token: i.ID}, Left: left})
+		}
+		good := func() bool {
+			_, err := tokens.Authenticate(i.Token.Reveal())
+			return err == nil
+		}
+		served(36 * time.Hour)
+		served(time.Hour) // one that ends earlier takes nothing back
+		tokens.Observe(broker.Event{Kind: broker.EventMinted, Caller: broker.Caller{Token: i.ID}, Left: 1000 * time.Hour})
+		tokens.Observe(broker.Event{Kind: broker.EventServed, Caller: broker.Caller{Token: "nobody"}, Left: time.Hour})
+		time.Sleep(20 * time.Hour)
+		if err := tokens.Close(); err != nil { // a restart does not forget it
+			t.Fatal(err)
+		}
+		if tokens, err = Open(dir); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(16*time.Hour + EnvIdle - time.Second)
+		if l := tokens.List(); len(l) != 1 || !l[0].Expires.Equal(time.Now().Add(time.Second)) || !good() {
+			t.Fatalf("%+v", l)
+		}
+		served(1000 * time.Hour) // no set lives as long
+		time.Sleep(longestSet + EnvIdle + time.Second)
+		if good() {
+			t.Error("it is good for ever")
+		}
+
+		// A clock that was ahead by years when a set was fetched.
+		if i, err = tokens.ForEnv(1, false, "dev"); err != nil {
+			t.Fatal(err)
+		}
+		(*tokens.live.Load())[i.ID].use.until.Store(time.Now().AddDate(5, 0, 0).Unix())
+		if err := tokens.tidy(time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(longestSet + EnvIdle + time.Second)
+		if good() {
+			t.Error("a clock that was ahead makes a token live for years")
+		}
+		if err := tokens.Close(); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

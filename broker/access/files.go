@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/stsbroker/stsbroker/broker"
@@ -44,7 +43,7 @@ func (t *Tokens) Rotate(name string, profiles []string, uid *uint32, now time.Ti
 	start := now.UTC().Truncate(FileLife)
 	next = start.Add(FileLife)
 	k := token{
-		kind: KindFile, created: start, lastUsed: new(atomic.Int64),
+		kind: KindFile, created: start, use: new(usage),
 		grant: broker.Grant{Name: name, Profiles: slices.Clone(profiles)},
 	}
 	if uid != nil {
@@ -69,7 +68,7 @@ func (t *Tokens) Rotate(name string, profiles []string, uid *uint32, now time.Ti
 		return t.issued(last).Token, next, nil
 	}
 	if last != nil {
-		k.lastUsed = last.lastUsed
+		k.use = last.use
 		old := *last
 		old.replaced = true
 		m[old.grant.ID] = &old

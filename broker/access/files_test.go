@@ -504,7 +504,7 @@ func TestFilesAndTheBounds(t *testing.T) {
 	for n := range maxPerUser / 2 { // two tokens each
 		m := *tokens.live.Load()
 		for _, at := range []time.Time{noon, noon.Add(-FileLife)} {
-			k := &token{kind: KindFile, uid: uid, created: at, lastUsed: new(atomic.Int64), grant: broker.Grant{Name: fmt.Sprint(n), Profiles: []string{"dev"}, UID: uid, BoundUID: true}}
+			k := &token{kind: KindFile, uid: uid, created: at, use: new(usage), grant: broker.Grant{Name: fmt.Sprint(n), Profiles: []string{"dev"}, UID: uid, BoundUID: true}}
 			tokens.addFile(m, k)
 		}
 	}

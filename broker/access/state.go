@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/stsbroker/stsbroker/broker"
@@ -116,6 +115,7 @@ type entry struct {
 	Bound    bool      `json:"bound,omitempty"`
 	Created  time.Time `json:"created"`
 	LastUsed int64     `json:"last_used,omitempty"` // Unix seconds
+	Until    int64     `json:"until,omitempty"`     // likewise: the end of the last set that was fetched with it
 	File     bool      `json:"file,omitempty"`      // see [Tokens.KeepFile]
 }
 
@@ -129,7 +129,7 @@ func encode(secret broker.Secret, m map[string]*token) []byte {
 		if k.kind.onDisk() {
 			entries = append(entries, entry{
 				ID: k.grant.ID, Name: k.grant.Name, Kind: k.kind, Profiles: k.grant.Profiles,
-				UID: k.uid, Bound: k.grant.BoundUID, Created: k.created, LastUsed: k.lastUsed.Load(), File: k.inFile,
+				UID: k.uid, Bound: k.grant.BoundUID, Created: k.created, LastUsed: k.use.last.Load(), Until: k.use.until.Load(), File: k.inFile,
 			})
 		}
 	}
@@ -168,14 +168,15 @@ func decode(secret broker.Secret, raw []byte) (map[string]*token, error) {
 		}
 		named[e.Name] = e.Kind == KindNamed
 		k := &token{
-			kind: e.Kind, uid: e.UID, created: e.Created, inFile: e.File, lastUsed: new(atomic.Int64),
+			kind: e.Kind, uid: e.UID, created: e.Created, inFile: e.File, use: new(usage),
 			grant: broker.Grant{ID: e.ID, Name: e.Name, Profiles: e.Profiles, BoundUID: e.Bound, Exec: e.Kind == KindExec},
 		}
 		k.seal(secret)
 		if e.Bound {
 			k.grant.UID = e.UID
 		}
-		k.lastUsed.Store(e.LastUsed)
+		k.use.last.Store(e.LastUsed)
+		k.use.until.Store(e.Until)
 		m[e.ID] = k
 	}
 	return m, nil

@@ -13,7 +13,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -249,7 +248,7 @@ func TestListThatNobodyHereWrote(t *testing.T) {
 	}
 	const a, b = "00000000000000aa", "00000000000000bb"
 	of := func(kind Kind, g broker.Grant) *token {
-		return &token{kind: kind, grant: g, lastUsed: new(atomic.Int64)}
+		return &token{kind: kind, grant: g, use: new(usage)}
 	}
 	kept := of(KindNamed, broker.Grant{ID: a, Name: "n", Profiles: []string{"dev"}})
 	kept.inFile = true

@@ -40,7 +40,8 @@ const (
 // onDisk reports whether tokens of the kind are in the list on disk.
 func (k Kind) onDisk() bool { return k == KindNamed || k == KindEnv }
 
-// EnvIdle is how long a token of [KindEnv] lives without being used or printed.
+// EnvIdle is how long a token of [KindEnv] lives without being used or printed. A
+// client that holds a set which it fetched with it is using it, until that expires.
 const EnvIdle = 12 * time.Hour
 
 // Info is what may be told of a token: everything but its value.

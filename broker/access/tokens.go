@@ -56,7 +56,13 @@ type token struct {
 	ended    chan struct{} // of exec's: closed when it is revoked
 	inFile   bool          // of env's: it is in a file too, and serve writes that again
 	replaced bool          // of a file's: it is not the one in the file now
-	lastUsed *atomic.Int64 // Unix seconds on the wall clock; 0 for never; one for all of a file's
+	use      *usage        // one for all of a file's
+}
+
+// usage is when a token was used, in Unix seconds on the wall clock; 0 for never.
+type usage struct {
+	last  atomic.Int64
+	until atomic.Int64 // of env's: the end of the last set that was fetched with it
 }
 
 // Memory returns a set of tokens that leaves no trace: its secret dies with it.
@@ -85,7 +91,7 @@ func (t *Tokens) Create(name string, profiles []string, uid *uint32) (Issued, er
 	if isID(name) {
 		return Issued{}, refuse("token name %q looks like a token's id; choose another", name)
 	}
-	k := &token{kind: KindNamed, grant: broker.Grant{Name: name, Profiles: slices.Clone(profiles)}, lastUsed: new(atomic.Int64)}
+	k := &token{kind: KindNamed, grant: broker.Grant{Name: name, Profiles: slices.Clone(profiles)}, use: new(usage)}
 	if uid != nil {
 		k.uid, k.grant.UID, k.grant.BoundUID = *uid, *uid, true
 	}
@@ -157,7 +163,7 @@ func (t *Tokens) ForChild(uid uint32, bind bool, profile, resume string) (i Issu
 }
 
 func newToken(kind Kind, uid uint32, bind bool, profile string) *token {
-	k := &token{kind: kind, uid: uid, grant: broker.Grant{Profiles: []string{profile}, Exec: kind == KindExec}, lastUsed: new(atomic.Int64)}
+	k := &token{kind: kind, uid: uid, grant: broker.Grant{Profiles: []string{profile}, Exec: kind == KindExec}, use: new(usage)}
 	if bind {
 		k.grant.UID, k.grant.BoundUID = uid, true
 	}
@@ -303,8 +309,12 @@ func (t *Tokens) tidy(now time.Time) error {
 	defer t.mu.Unlock()
 	m := maps.Clone(*t.live.Load())
 	maps.DeleteFunc(m, func(_ string, k *token) bool {
-		if k.kind != KindFile && k.idleSince() > now.Unix() { // the clock was ahead then: count from now
+		if k.kind != KindFile && k.usedAt() > now.Unix() { // the clock was ahead then: count from now
 			t.touch(k)
+		}
+		if most := now.Add(longestSet).Unix(); k.use.until.Load() > most {
+			k.use.until.Store(most)
+			t.used.Store(true)
 		}
 		return k.expired()
 	})
@@ -343,11 +353,31 @@ func (t *Tokens) save(m map[string]*token) error {
 
 // touch notes a use. It may be called from any number of requests at once.
 func (t *Tokens) touch(k *token) {
-	if s := time.Now().Unix(); k.lastUsed.Load() != s {
-		k.lastUsed.Store(s)
+	if s := time.Now().Unix(); k.use.last.Load() != s {
+		k.use.last.Store(s)
 		if k.kind.onDisk() {
 			t.used.Store(true)
 		}
+	}
+}
+
+// longestSet is more than STS gives to any session (36 h, GetSessionToken).
+const longestSet = 37 * time.Hour
+
+// Observe implements [broker.Observer]: a client that was given a set asks again only
+// shortly before that ends, and its token is not idle until then. It allocates
+// nothing, and takes no lock.
+func (t *Tokens) Observe(e broker.Event) {
+	if e.Kind != broker.EventServed || e.Caller.Token == "" {
+		return
+	}
+	k := (*t.live.Load())[e.Caller.Token]
+	if k == nil || k.kind != KindEnv {
+		return
+	}
+	if until := time.Now().Add(min(e.Left, longestSet)).Unix(); k.use.until.Load() < until {
+		k.use.until.Store(until)
+		t.used.Store(true)
 	}
 }
 
@@ -356,8 +386,10 @@ func (k *token) expired() bool {
 	return k.kind == KindEnv && time.Now().Unix()-k.idleSince() > int64(EnvIdle/time.Second)
 }
 
-func (k *token) idleSince() int64 {
-	if used := k.lastUsed.Load(); used != 0 {
+func (k *token) idleSince() int64 { return max(k.usedAt(), k.use.until.Load()) }
+
+func (k *token) usedAt() int64 {
+	if used := k.use.last.Load(); used != 0 {
 		return used
 	}
 	return k.created.Unix()
@@ -368,7 +400,7 @@ func (k *token) info() Info {
 		ID: k.grant.ID, Name: k.grant.Name, Kind: k.kind, Profiles: slices.Clone(k.grant.Profiles),
 		UID: k.uid, Bound: k.grant.BoundUID, Created: k.created,
 	}
-	if s := k.lastUsed.Load(); s != 0 {
+	if s := k.use.last.Load(); s != 0 {
 		i.LastUsed = time.Unix(s, 0).UTC()
 	}
 	if k.kind == KindEnv {

@@ -25,7 +25,8 @@ func envCommand(g *globals) *cobra.Command {
     stsbroker env PROFILE --shell fish | source                         fish
     stsbroker env PROFILE --shell powershell | Out-String | iex         PowerShell
 
-The token in them is good for this profile only, and for 12 hours after it was last used.
+The token in them is good for this profile only, and for 12 hours after it was last used
+or the last credentials fetched with it have ended.
 
 --door chooses the way to the credentials:
 

@@ -104,7 +104,7 @@ func newApp(s settings) (*app, []Finding, error) {
 	}
 	a.observer = observe.New(s.log, func() broker.Stats { return a.broker.Stats() })
 	a.files = &credentialFiles{}
-	observers := all{a.observer, a.minted, a.files}
+	observers := all{a.observer, a.minted, a.files, a.tokens}
 	if s.watch != nil {
 		observers = append(observers, s.watch)
 	}
