@@ -33,11 +33,11 @@ import (
 // being slow: machines differ. What must hold to the millisecond is asserted
 // in whole_test.go, on a simulated clock.
 
-// shipped builds the binary as it ships.
+// shipped builds the binary as it ships, by the words of the Makefile.
 func shipped(b testing.TB) string {
 	b.Helper()
 	path := filepath.Join(b.TempDir(), "stsbroker")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, ".")
+	cmd := exec.Command("go", "build", "-trimpath", "-tags=nethttpomithttp2", "-ldflags=-s -w", "-o", path, ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		b.Fatalf("%v\n%s", err, out)
