@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -29,7 +30,8 @@ type Requests interface {
 //   - no body: nothing that is served here takes one, and net/http accepts
 //     Transfer-Encoding and Content-Length together.
 //   - GET alone, else 405: no request changes anything. (The IMDS door also
-//     takes PUT, with which its clients begin.)
+//     takes PUT, with which its clients begin. s3fs sends it in chunks, of which
+//     there is none: that loses the connection, and is no body.)
 //
 // Who is refused loses the connection too, so that only those who are served
 // can keep one. Refusals are counted and observed under the name of the door.
@@ -54,6 +56,10 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if caller == nil {
 		g.turnAway(w, r, &listen.Caller{}, "the connection's caller was not recorded")
 		return
+	}
+	if g.put && r.Method == http.MethodPut && r.ContentLength < 0 && r.Trailer == nil && drained(w, r) {
+		r.ContentLength, r.TransferEncoding = 0, nil
+		w.Header()["Connection"] = closeValue // whatever else came, it is not read as another request
 	}
 	if why := objection(r, caller); why != "" {
 		g.turnAway(w, r, caller, why)
@@ -86,6 +92,13 @@ var (
 // bodyPatience is how long the rest of a refused body may take to arrive.
 // Closing with unread bytes would reset the connection under our answer.
 const bodyPatience = 250 * time.Millisecond
+
+// drained reports whether a body of unknown length is empty, within bodyPatience.
+func drained(w http.ResponseWriter, r *http.Request) bool {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyPatience))
+	n, err := r.Body.Read(make([]byte, 1))
+	return n == 0 && err == io.EOF
+}
 
 func (g *guard) turnAway(w http.ResponseWriter, r *http.Request, caller *listen.Caller, why string) {
 	if hasBody(r) {
