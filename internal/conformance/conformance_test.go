@@ -21,8 +21,8 @@ func TestConformance(t *testing.T) {
 	began := time.Now()
 	k := install(t)
 	t.Logf("everything is installed after %.0f s", time.Since(began).Seconds())
-	tb, m := newTable(k.clients()), newMatrix()
-	t.Cleanup(func() { fmt.Printf("\n%s\n", tb) })
+	tb, m, doors := newTable(k.clients()), newMatrix(), newDoorTable()
+	t.Cleanup(func() { fmt.Printf("\n%s\n%s\n", tb, doors) })
 
 	onServer := func(name string, test func(t *testing.T, k kit, tb *table, m *matrix), pieces ...piece) {
 		m.version(name, pieces[0].version)
@@ -50,8 +50,12 @@ func TestConformance(t *testing.T) {
 		onServer(fakecloudServer, testFakecloud, k.fakecloud, k.node, k.issuer, k.saml, k.xmlsec1, k.boto3)
 		t.Run("SAML", func(t *testing.T) { testSAML(t, k, m) })
 	}
+	t.Run("doors", func(t *testing.T) {
+		need(t, k.minio, k.node, k.issuer)
+		testDoors(t, k, startMinIO(t, k, startIssuer(t, k)), doors)
+	})
 	t.Run("demo", func(t *testing.T) { testDemo(t, k) })
-	m.settle(t)
+	settle(t, m, doors)
 }
 
 // poison is what a [default] profile may hold that SDKs prefer to the

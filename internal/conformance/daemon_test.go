@@ -3,11 +3,13 @@
 package conformance
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,9 +20,11 @@ import (
 // household is what a home folder holds before stsbroker starts in it.
 type household struct {
 	config string            // stsbroker.yaml but for listen, which is added
+	listen string            // the section listen, with $CONTAINER for the usual address; "": that alone
 	files  map[string]string // others, by their path in the home
 	env    []string          // of serve alone: no client sees it
 	secret []string          // must not come up in the log
+	within []string          // prefix of every command line, for a namespace
 }
 
 // home is a home folder with stsbroker serve running in it.
@@ -28,15 +32,18 @@ type home struct {
 	dir       string
 	stsbroker string
 	container string // HOST:PORT of the container door
+	within    []string
+	vars      []string // what programs have beyond cleanEnv
 }
 
 // live starts stsbroker serve in a new home.
 func live(t *testing.T, k kit, h household) home {
 	t.Helper()
 	dir := tempDir(t)
-	at := home{dir, k.stsbroker, fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0])}
+	at := home{dir: dir, stsbroker: k.stsbroker, container: fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0]), within: h.within}
+	listen := cmp.Or(h.listen, `{ container: ["$CONTAINER"] }`)
 	writeFile(t, filepath.Join(dir, ".config/stsbroker/stsbroker.yaml"),
-		`listen: { container: ["`+at.container+`"] }`, strings.ReplaceAll(h.config, "$HOME", dir))
+		"listen: "+strings.ReplaceAll(listen, "$CONTAINER", at.container), strings.ReplaceAll(h.config, "$HOME", dir))
 	for path, content := range h.files {
 		writeFile(t, filepath.Join(dir, path), strings.ReplaceAll(content, "$HOME", dir))
 	}
@@ -47,7 +54,7 @@ func live(t *testing.T, k kit, h household) home {
 	for _, v := range h.env {
 		serveEnv = append(serveEnv, strings.ReplaceAll(v, "$HOME", dir))
 	}
-	p := start(t, dir, cleanEnv(dir, serveEnv...), "stsbroker", k.stsbroker, "serve")
+	p := start(t, dir, cleanEnv(dir, serveEnv...), "stsbroker", slices.Concat(h.within, []string{k.stsbroker, "serve"})...)
 	t.Cleanup(func() {
 		log, err := os.ReadFile(p.log)
 		if err != nil || len(log) == 0 {
@@ -71,7 +78,7 @@ func live(t *testing.T, k kit, h household) home {
 // run runs a command as the home's user would.
 func (h home) run(t *testing.T, argv ...string) result {
 	t.Helper()
-	return run(t.Context(), h.dir, cleanEnv(h.dir), argv...)
+	return run(t.Context(), h.dir, cleanEnv(h.dir, h.vars...), slices.Concat(h.within, argv)...)
 }
 
 // The ways to a program that uses a profile, as prefixes of its command line.
