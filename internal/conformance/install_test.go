@@ -55,6 +55,7 @@ type kit struct {
 	node                 piece
 
 	boto3, awscli, js, gosdk piece // clients
+	more                           // clients of make conformance-all
 }
 
 // notRun ends a test whose programs are not there: skipped, or failed in CI.
@@ -94,7 +95,7 @@ func install(t *testing.T) kit {
 	wg.Go(func() {
 		k.minio, k.versity = in.goServer("minio", minioModule), in.goServer("versitygw", versityModule)
 	})
-	wg.Go(func() { k.gosdk = in.goClient() })
+	wg.Go(func() { k.gosdk = in.goModule("go", ".", "github.com/aws/aws-sdk-go-v2/service/s3") })
 	wg.Go(func() {
 		aptErr := in.debianPackages() // first: it may bring what the others need
 		k.ceph, k.awscli, k.node, k.faketime = in.ceph(aptErr), in.awscli(aptErr), in.node(), in.faketime(aptErr)
@@ -111,6 +112,7 @@ func install(t *testing.T) kit {
 	wg.Wait()
 	if *everything {
 		k.fakecloud = in.fakecloud() // alone: it takes all processors for minutes
+		k.more = in.more(k.node)     // one after the other: so do some of these
 	}
 
 	k.stsbroker = filepath.Join(tempDir(t), "stsbroker")
@@ -192,7 +194,7 @@ func do(cmds ...*exec.Cmd) error {
 }
 
 // debianPackages installs what is missing of Ceph, the AWS CLI, faketime and
-// Python's venv, where there is an apt-get and we are root.
+// Python's venv.
 func (in installer) debianPackages() error {
 	var packages []string
 	if missing(cephPrograms) != nil {
@@ -210,6 +212,11 @@ func (in installer) debianPackages() error {
 	if exec.Command("python3", "-c", "import ensurepip").Run() != nil {
 		packages = append(packages, "python3-venv")
 	}
+	return in.apt(packages)
+}
+
+// apt installs Debian packages, where there is an apt-get and we are root.
+func (in installer) apt(packages []string) error {
 	if len(packages) == 0 {
 		return nil
 	}
@@ -289,19 +296,6 @@ func findFaketime() (string, error) {
 		return "", err
 	}
 	return found[0], nil
-}
-
-func (in installer) goClient() piece {
-	dir, err := in.once("client-go", []string{"clients/go/go.mod", "clients/go/go.sum", "clients/go/main.go"}, func(dir string) error {
-		cmd := in.command("clients/go", "go", "build", "-o", filepath.Join(dir, "list"), ".")
-		cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
-		return do(cmd)
-	})
-	if err != nil {
-		return piece{err: err}
-	}
-	mod, err := os.ReadFile("clients/go/go.mod")
-	return piece{filepath.Join(dir, "list"), firstMatch(`service/s3 (v\S+)`, mod), err}
 }
 
 func (in installer) boto3(aptErr error) piece {
