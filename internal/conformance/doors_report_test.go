@@ -29,11 +29,11 @@ const (
 var doors = []struct{ name, means string }{
 	{uriToken, "`stsbroker env PROFILE`: `AWS_CONTAINER_CREDENTIALS_FULL_URI` at 127.0.0.1 and `AWS_CONTAINER_AUTHORIZATION_TOKEN`"},
 	{uriTokenFile, "`stsbroker env PROFILE --token-file`: the same with `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`"},
-	{ecs, "`stsbroker env PROFILE --door ecs`: `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI`, which is at 169.254.170.2 port 80"},
+	{ecs, "`stsbroker env PROFILE --door ecs`: `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI`, which is at 169.254.170.2 port 80; the listener has the profile under `without_token`, for clients that send no token there"},
 	{eks, "`stsbroker env PROFILE --door eks`: `AWS_CONTAINER_CREDENTIALS_FULL_URI` at 169.254.170.23 and a token file that the broker writes anew"},
 	{imdsVariable, "`stsbroker env PROFILE --door imds`: `AWS_EC2_METADATA_SERVICE_ENDPOINT` at 127.0.0.1, version 2"},
 	{imdsAlone, "no variable at all: 169.254.169.254 port 80, version 2"},
-	{process_, "`credential_process` in an AWS config file"},
+	{process_, "`stsbroker env PROFILE --door process`: `credential_process` in an AWS config file, and `AWS_SDK_LOAD_CONFIG=1` for old SDKs"},
 }
 
 // core are the clients of make conformance; the rest is for make conformance-all.
@@ -51,12 +51,31 @@ type cannot struct {
 }
 
 var cannots = []cannot{
-	{"AWS CLI", uriTokenFile, "2.15.0", "does not read `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`"},
-	{"AWS CLI", imdsVariable, "2.29.0", "puts no slash between the endpoint and the path"},
+	// The versions are those that AWS names for EKS Pod Identity.
+	{"AWS CLI", uriTokenFile, "2.15.0", noTokenFile},
 	{"AWS CLI", eks, "2.15.0", "takes plain http from 127.0.0.1, localhost and 169.254.170.2 alone"},
+	{"AWS CLI", imdsVariable, "2.29.0", "puts no slash between the endpoint and the path"}, // aws/aws-cli#8967
+
+	{"Ruby SDK", uriToken, "1.140.0", noFullURI},
+	{"Ruby SDK", uriTokenFile, "1.140.0", noFullURI},
+	{"Ruby SDK", eks, "1.140.0", noFullURI},
+	{"Ruby SDK", imdsVariable, "", "asks port 80 of the endpoint, whatever port it names"},
+
+	{"minio-go", imdsVariable, "", noEndpoint},
+	{"restic", imdsVariable, "", noEndpoint},
+	{"restic", process_, "", "looks for `credential_process` in `~/.aws/credentials` alone"},
+
+	{"s5cmd", uriTokenFile, "", noTokenFile},
+	{"s5cmd", eks, "", "takes plain http from loopback alone"},
 }
 
-// refusal is why the client at that version is expected to fail at the door, or "".
+const (
+	noTokenFile = "does not read `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`"
+	noFullURI   = "does not read `AWS_CONTAINER_CREDENTIALS_FULL_URI`"
+	noEndpoint  = "does not read `AWS_EC2_METADATA_SERVICE_ENDPOINT`"
+)
+
+// reason is why the client at that version is expected to fail at the door, or "".
 func (c cannot) reason(client, version, door string) string {
 	if c.client != client || c.door != door || c.before != "" && !older(version, c.before) {
 		return ""
@@ -91,10 +110,26 @@ var errorDoors = []string{uriToken, imdsVariable, process_}
 
 // silent are the clients that keep to themselves what a door tells them.
 var silent = map[[2]string]bool{
-	{"boto3", imdsVariable}:              true,
-	{"@aws-sdk/client-s3", uriToken}:     true,
-	{"@aws-sdk/client-s3", imdsVariable}: true,
-	{"@aws-sdk/client-s3", process_}:     true,
+	{"boto3", imdsVariable}:                   true,
+	{"AWS CLI", imdsVariable}:                 true,
+	{"AWS CLI v1", imdsVariable}:              true,
+	{"@aws-sdk/client-s3", uriToken}:          true,
+	{"@aws-sdk/client-s3", imdsVariable}:      true,
+	{"@aws-sdk/client-s3", process_}:          true,
+	{"aws-sdk (JavaScript v2)", uriToken}:     true,
+	{"aws-sdk (JavaScript v2)", imdsVariable}: true,
+	{"aws-sdk (JavaScript v2)", process_}:     true,
+	{"Go SDK v1", uriToken}:                   true,
+	{"Go SDK v1", imdsVariable}:               true,
+	{"s5cmd", uriToken}:                       true,
+	{"s5cmd", imdsVariable}:                   true,
+	{"Java SDK v2", uriToken}:                 true,
+	{"Java SDK v2", imdsVariable}:             true,
+	{"Java SDK v2", process_}:                 true,
+	{"Rust SDK", uriToken}:                    true,
+	{"minio-go", uriToken}:                    true,
+	{"minio-go", process_}:                    true,
+	{"restic", uriToken}:                      true,
 }
 
 // saying is what a client printed where there were no credentials.
@@ -107,7 +142,11 @@ type doorTable struct {
 	versions map[string]string
 	cells    map[[2]string]string // by client and door: "yes", "no: REASON", "not run: REASON"
 	sayings  map[[2]string]saying // by client and door
+	messages saying               // of the broker itself
 }
+
+// ourWords stands in the document for the broker's message.
+const ourWords = "<our words>"
 
 func newDoorTable() *doorTable {
 	return &doorTable{versions: map[string]string{}, cells: map[[2]string]string{}, sayings: map[[2]string]saying{}}
@@ -136,6 +175,13 @@ func (d *doorTable) say(client, door string, s saying) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.sayings[[2]string{client, door}] = s
+}
+
+// broker notes the messages themselves.
+func (d *doorTable) broker(s saying) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.messages = s
 }
 
 func (d *doorTable) cell(client, door string) string {
@@ -199,7 +245,8 @@ func (d *doorTable) String() string {
 	}
 	b.WriteString("\n## What a client prints when there are no credentials\n\n" +
 		"The end of what it prints, without paths, ports, times and ids: once where the profile waits for a code of an MFA device (`stsbroker login` gives it),\n" +
-		"and once where STS denies access. \"Our words\" says whether the broker's message is in there, which tells what to do.\n\n")
+		"and once where STS denies access. \"Our words\" says whether the broker's message is in there, which tells what to do. It is left out there:\n`" + ourWords + "` is one of\n\n")
+	fmt.Fprintf(&b, "- %s\n- %s\n\n", quoted(d.messages.login), quoted(d.messages.denied))
 	line("client", "door", "our words", "a login is needed", "access is denied")
 	rule(5)
 	for _, c := range d.clients {
@@ -334,9 +381,17 @@ func doorFaults(document string) (bad []string) {
 			switch {
 			case i < 0 && expectedNo(client, versionIn(cells, client), door) == "":
 				fault("nothing tells what %s prints for errors of %s", client, door)
-			case i >= 0 && (sayings[i][2] != heard(client, door) || sayings[i][3] == "" || sayings[i][4] == ""):
+			case i < 0:
+			case sayings[i][2] != heard(client, door), sayings[i][3] == "", sayings[i][4] == "":
 				fault("%q is nothing that a run writes", sayings[i])
+			case strings.Contains(sayings[i][3], ourWords) != (sayings[i][2] == "yes"), strings.Contains(sayings[i][4], ourWords) != (sayings[i][2] == "yes"):
+				fault("%q: our words are not where it says that they are", sayings[i])
 			}
+		}
+	}
+	for _, words := range []string{"run stsbroker login ", "AccessDenied"} {
+		if _, list, _ := strings.Cut(document, "is one of\n"); !strings.Contains(list[:max(0, strings.Index(list, "|"))], words) {
+			fault("there is no message of the broker's with %q", words)
 		}
 	}
 	for _, private := range []string{"/root/", "/home/", "/tmp/", "/usr/", "/work/"} {
@@ -383,10 +438,15 @@ func TestDoorsFaultsAreFound(t *testing.T) {
 		}
 		for _, door := range errorDoors {
 			if i < enough {
-				d.say(client, door, saying{"first |\nsecond", "`third`"})
+				words := ourWords
+				if heard(client, door) == "no" {
+					words = "sorry"
+				}
+				d.say(client, door, saying{"first |\nsecond: " + words, "`third` " + words})
 			}
 		}
 	}
+	d.broker(saying{"run stsbroker login you", "AccessDenied"})
 	good := d.String()
 	if bad := doorFaults(good); bad != nil {
 		t.Fatalf("a document of this code: %q\n%s", bad, good)
@@ -408,7 +468,10 @@ func TestDoorsFaultsAreFound(t *testing.T) {
 		{"| client 8 | 1.0 | yes | yes | yes | yes | yes | yes | yes |\n", ""},
 		{"| boto3 | " + process_ + " |", "| boto3 | something |"},
 		{"first / second", "/root/first"},
-		{"`first / second`", ""},
+		{"`first / second: " + ourWords + "`", ""},
+		{"first / second: " + ourWords, "first / second"},
+		{"first / second: sorry", "first / second: " + ourWords},
+		{"run stsbroker login", "do something"},
 	} {
 		spoilt := strings.Replace(good, change[0], change[1], 1)
 		if spoilt == good || doorFaults(spoilt) == nil {

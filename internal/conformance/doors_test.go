@@ -33,7 +33,7 @@ const (
 
 // testDoors tries every client at every door, all in one network namespace.
 func testDoors(t *testing.T, k kit, s server, table *doorTable) {
-	clients := k.clients()
+	clients := append(k.clients(), k.moreClients()...)
 	for _, c := range clients {
 		table.row(c.name, c.version)
 	}
@@ -56,7 +56,10 @@ func testDoors(t *testing.T, k kit, s server, table *doorTable) {
 	ways := []doorway{
 		{uriToken, "uri-token", printed(), both},
 		{uriTokenFile, "uri-token-file", printed("--token-file"), both},
+		{ecs, "ecs", printed("--door", "ecs"), both},
+		{eks, "eks", printed("--door", "eks"), both},
 		{imdsVariable, "imds-variable", printed("--door", "imds"), both},
+		{imdsAlone, "imds-alone", func(*testing.T, home, string) []string { return nil }, []string{cleanHome}},
 		{process_, "process", byProcess, []string{"process", poisonHome}},
 	}
 	yaml := fmt.Sprintf("aws_profiles: { include: [] }\nkeys: { root: { custody: file } }\nprofiles:\n")
@@ -76,8 +79,14 @@ func testDoors(t *testing.T, k kit, s server, table *doorTable) {
 			poisonHome + "/.aws/config":      "[default]\nregion = " + s.region,
 			poisonHome + "/.aws/credentials": poisonKeys,
 		},
-		listen: `{ container: ["$CONTAINER"], imds: [{ address: "127.0.0.1:9169", profile: imds-variable },` +
-			` { address: "127.0.0.1:9168", profile: wants-login }, { address: "127.0.0.1:9167", profile: is-denied }] }`,
+		listen: fmt.Sprintf(`
+  container: ["$CONTAINER", "%s:80", { address: "%s:80", without_token: [ecs] }]
+  imds:
+    - { address: "%s:80", profile: imds-alone }
+    - { address: "127.0.0.1:9169", profile: imds-variable }
+    - { address: "127.0.0.1:9168", profile: %s }
+    - { address: "127.0.0.1:9167", profile: %s }
+token_files: { pod: { profiles: [eks] } }`, eksAddress, ecsAddress, imdsAddress, wantsLogin, isDenied),
 		config: endpoints(s) + yaml,
 		within: ns.prefix(),
 	})
@@ -93,14 +102,19 @@ func testDoors(t *testing.T, k kit, s server, table *doorTable) {
 			env[[2]string{w.door, home}] = w.env(t, h.of(home), w.profile)
 		}
 	}
-	errorEnv := map[[2]string][]string{}
+	errorEnv, messages := map[[2]string][]string{}, map[string]string{}
 	for profile := range advice {
 		for door, lead := range map[string]func(*testing.T, home, string) []string{uriToken: printed(), imdsVariable: printed("--door", "imds"), process_: byProcess} {
 			errorEnv[[2]string{door, profile}] = lead(t, h.of(errorHome(door, profile)), profile)
 		}
 		at := [2]string{process_, profile}
 		errorEnv[at] = append(errorEnv[at], "AWS_EC2_METADATA_DISABLED=true") // or it would go on to there
+		r := h.run(t, h.stsbroker, "credential-process", profile)
+		if messages[profile] = message(profile).FindString(cleaned(r.stderr, h)); r.err == nil || messages[profile] == "" {
+			t.Fatalf("not the message of %s: %s", profile, r)
+		}
 	}
+	table.broker(saying{messages[wantsLogin], messages[isDenied]})
 	t.Run("clients", func(t *testing.T) {
 		for _, c := range clients {
 			t.Run(c.name, func(t *testing.T) {
@@ -122,10 +136,24 @@ func testDoors(t *testing.T, k kit, s server, table *doorTable) {
 						table.set(c.name, w.door, c.visit(t, visitor, w, s))
 					}
 				}
+				visitor := h.of(poisonHome)
+				visitor.vars = slices.Concat(visitor.vars, slices.DeleteFunc(slices.Clone(env[[2]string{uriToken, poisonHome}]), ofFiles))
+				if r := visitor.run(t, c.argv(s.endpoint, "uri-token")...); r.err == nil {
+					t.Errorf("the poison does not work, so the home proves nothing: %s", r)
+				}
+			})
+			t.Run(c.name+", errors", func(t *testing.T) {
+				t.Parallel()
+				need(t, c.piece)
 				c.testErrors(t, h, s, table, errorEnv)
 			})
 		}
 	})
+}
+
+// ofFiles is true for the variables that keep a program off the home's own AWS files.
+func ofFiles(v string) bool {
+	return strings.HasPrefix(v, "AWS_CONFIG_FILE=") || strings.HasPrefix(v, "AWS_SHARED_CREDENTIALS_FILE=")
 }
 
 // visit tries one client at one door, and returns the cell for the table.
@@ -168,22 +196,27 @@ func printed(flags ...string) func(*testing.T, home, string) []string {
 	}
 }
 
-// byProcess names the broker as a credential_process in the home's AWS config
-// file: of [default], or, where that has keys, of a profile.
+// byProcess writes what stsbroker env --door process prints into the home's AWS
+// config file: as [default], or, where that has keys, as the profile that it is.
 func byProcess(t *testing.T, h home, profile string) []string {
 	t.Helper()
+	lines := h.run(t, h.stsbroker, "env", profile, "--door", "process")
+	if lines.err != nil {
+		t.Fatal(lines)
+	}
 	// Old SDKs read the config file only where they are told to.
-	env := []string{"AWS_SDK_LOAD_CONFIG=1"}
-	name := "default"
+	env, section := []string{"AWS_SDK_LOAD_CONFIG=1"}, lines.stdout
 	if strings.HasSuffix(h.vars[0], poisonHome) {
-		name, env = "profile broker", append(env, "AWS_PROFILE=broker")
+		env = append(env, "AWS_PROFILE="+profile)
+	} else {
+		section = strings.Replace(section, "[profile "+profile+"]", "[default]", 1)
 	}
 	config := filepath.Join(strings.TrimPrefix(h.vars[0], "HOME="), ".aws", "config")
 	before, err := os.ReadFile(config)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
-	writeFile(t, config, string(before), fmt.Sprintf("[%s]\nregion = %s\ncredential_process = %s credential-process %s", name, minioRegion, h.stsbroker, profile))
+	writeFile(t, config, string(before), section)
 	return env
 }
 
@@ -211,7 +244,7 @@ const (
 	isDenied   = "is-denied"
 )
 
-var advice = map[string]string{wantsLogin: "stsbroker login " + wantsLogin, isDenied: "check the role's trust policy"}
+var advice = map[string]string{wantsLogin: "stsbroker login " + wantsLogin, isDenied: "check the role's trust policy, the external id and MFA it may ask for, and that the caller's policies allow sts:AssumeRole on it"}
 
 // testErrors records what a client prints when a door has no credentials for it,
 // and holds that our words are in there where the client lets them through.
@@ -236,7 +269,7 @@ func (c client) testErrors(t *testing.T, h home, s server, table *doorTable, env
 			case heard && quiet:
 				t.Errorf("%s, %s: it lets our words through, and is thought to be silent: %s", door, profile, r)
 			}
-			said[profile] = lastWords(all, h, s)
+			said[profile] = lastWords(all, h, profile)
 		}
 		table.say(c.name, door, saying{said[wantsLogin], said[isDenied]})
 	}
@@ -253,6 +286,7 @@ func errorHome(door, profile string) string {
 var (
 	stackFrame = regexp.MustCompile(`^\s*(at |File "|goroutine |\.\.\. \d+ more|Node\.js v|\^+$|[{}\]]|node:internal)`)
 	telling    = regexp.MustCompile(`(?i)error|exception|credential|stsbroker|denied|fail`)
+	ours       = regexp.MustCompile(`(?m)^stsbroker: .*$`)
 	// What differs from run to run, or is of this machine.
 	passing = []struct {
 		pattern *regexp.Regexp
@@ -268,26 +302,51 @@ var (
 	}
 )
 
-// lastWords is the end of what a client printed, in one line: what tells of the
-// failure, without where in the client's code it was.
-func lastWords(printed string, h home, s server) string {
+// cleaned is a text without what differs from run to run.
+func cleaned(printed string, h home) string {
 	printed = strings.ReplaceAll(printed, h.stsbroker, "stsbroker")
 	for _, p := range passing {
 		printed = p.pattern.ReplaceAllString(printed, p.instead)
 	}
-	lines := strings.Split(strings.TrimSpace(printed), "\n")
-	for _, keep := range []func(string) bool{
-		func(l string) bool { return strings.TrimSpace(l) != "" && !stackFrame.MatchString(l) },
-		func(l string) bool { return strings.TrimLeft(l, " \t") == l }, // the rest shows code, mostly
-		telling.MatchString,
-	} {
-		if some := slices.DeleteFunc(slices.Clone(lines), func(l string) bool { return !keep(l) }); len(some) > 0 {
-			lines = some
+	return printed
+}
+
+// message finds the broker's message about a profile.
+func message(profile string) *regexp.Regexp {
+	return regexp.MustCompile(`profile ` + profile + `: .*?` + regexp.QuoteMeta(advice[profile]))
+}
+
+// lastWords is the end of what a client printed, in one line: what tells of the
+// failure, without where in the client's code it was.
+func lastWords(printed string, h home, profile string) string {
+	printed = cleaned(printed, h)
+	first := ours.FindString(printed) // of a credential process: it goes past the client
+	printed = strings.Replace(printed, first, "", 1)
+	if i := strings.LastIndex(printed, "Traceback (most"); i >= 0 { // Python tells the whole story
+		printed = printed[i:]
+	}
+	words := ""
+	if i := strings.LastIndex("\n"+printed, "\nError: "); i >= 0 { // terraform wraps its lines
+		words = strings.Join(strings.Fields(printed[i:]), " ")
+	} else {
+		lines := strings.Split(strings.TrimSpace(printed), "\n")
+		for _, keep := range []func(string) bool{
+			func(l string) bool { return strings.TrimSpace(l) != "" && !stackFrame.MatchString(l) },
+			func(l string) bool { return strings.TrimLeft(l, " \t") == l }, // the rest shows code, mostly
+			telling.MatchString,
+		} {
+			if some := slices.DeleteFunc(slices.Clone(lines), func(l string) bool { return !keep(l) }); len(some) > 0 {
+				lines = some
+			}
 		}
+		words = strings.Join(lines[max(0, len(lines)-3):], " / ")
 	}
-	for i := range lines {
-		lines[i] = strings.TrimSpace(lines[i])
+	if first != "" && words != "" {
+		first += " / "
 	}
-	words := strings.Join(lines[max(0, len(lines)-3):], " / ")
-	return words[max(0, len(words)-900):]
+	words = message(profile).ReplaceAllString(first+words, ourWords)
+	if r := []rune(words); len(r) > 800 {
+		words = "… " + string(r[len(r)-800:])
+	}
+	return words
 }

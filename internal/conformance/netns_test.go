@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -43,8 +42,10 @@ func newNamespace(t *testing.T) (namespace, error) {
 	if os.Getuid() != 0 {
 		return namespace{}, errors.New("only root can make a network namespace")
 	}
-	if err := ipRoute(newInstaller(t)); err != nil {
-		return namespace{}, err
+	if missing([]string{"ip", "unshare", "nsenter"}) != nil {
+		if err := newInstaller(t).apt([]string{"iproute2", "util-linux"}); err != nil {
+			return namespace{}, err
+		}
 	}
 	dir := tempDir(t)
 	script := "ip link set lo up"
@@ -63,16 +64,14 @@ func newNamespace(t *testing.T) (namespace, error) {
 		return namespace{}, err
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	return namespace{n}, err
-}
-
-// ipRoute installs the program ip where it is missing and can be installed.
-func ipRoute(in installer) error {
-	err := missing([]string{"ip", "unshare", "nsenter"})
-	if err == nil || missing([]string{"apt-get"}) != nil {
-		return err
+	if err != nil {
+		return namespace{}, err
 	}
-	return do(in.command("/", "apt-get", "-qq", "-y", "-o", "DPkg::Lock::Timeout=120", "install", "--no-install-recommends", "iproute2", "util-linux"))
+	ns := namespace{n}
+	if r := run(t.Context(), dir, cleanEnv(dir), append(ns.prefix(), "ip", "route", "get", "192.0.2.1")...); r.err == nil {
+		t.Fatalf("the namespace has a way out: %s", r.stdout)
+	}
+	return ns, nil
 }
 
 // prefix of a command line that runs in the namespace.
@@ -145,13 +144,4 @@ func (ns namespace) listen(ctx context.Context, address string) (net.Listener, e
 	}
 	runtime.UnlockOSThread()
 	return l, err
-}
-
-// The namespace is what it is meant to be, or no cell of the table is worth anything.
-func (ns namespace) verify(t *testing.T) {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "nsenter", append(ns.prefix()[1:], "ip", "route", "get", "192.0.2.1")...).CombinedOutput()
-	if err == nil {
-		t.Fatalf("the namespace has a way out: %s", out)
-	}
 }
