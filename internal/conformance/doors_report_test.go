@@ -23,7 +23,7 @@ const (
 	eks          = "EKS"
 	imdsVariable = "IMDS, variable"
 	imdsAlone    = "IMDS"
-	process_     = "process"
+	byCommand    = "process"
 )
 
 var doors = []struct{ name, means string }{
@@ -33,7 +33,7 @@ var doors = []struct{ name, means string }{
 	{eks, "`stsbroker env PROFILE --door eks`: `AWS_CONTAINER_CREDENTIALS_FULL_URI` at 169.254.170.23 and a token file that the broker writes anew"},
 	{imdsVariable, "`stsbroker env PROFILE --door imds`: `AWS_EC2_METADATA_SERVICE_ENDPOINT` at 127.0.0.1, version 2"},
 	{imdsAlone, "no variable at all: 169.254.169.254 port 80, version 2"},
-	{process_, "`stsbroker env PROFILE --door process`: `credential_process` in an AWS config file, and `AWS_SDK_LOAD_CONFIG=1` for old SDKs"},
+	{byCommand, "`stsbroker env PROFILE --door process`: `credential_process` in an AWS config file, and `AWS_SDK_LOAD_CONFIG=1` for old SDKs"},
 }
 
 // core are the clients of make conformance; the rest is for make conformance-all.
@@ -63,7 +63,7 @@ var cannots = []cannot{
 
 	{"minio-go", imdsVariable, "", noEndpoint},
 	{"restic", imdsVariable, "", noEndpoint},
-	{"restic", process_, "", "looks for `credential_process` in `~/.aws/credentials` alone"},
+	{"restic", byCommand, "", "looks for `credential_process` in `~/.aws/credentials` alone"},
 
 	{"s5cmd", uriTokenFile, "", noTokenFile},
 	{"s5cmd", eks, "", "takes plain http from loopback alone"},
@@ -106,7 +106,7 @@ func older(a, b string) bool {
 }
 
 // The doors whose errors are looked at, one of each kind.
-var errorDoors = []string{uriToken, imdsVariable, process_}
+var errorDoors = []string{uriToken, imdsVariable, byCommand}
 
 // silent are the clients that keep to themselves what a door tells them.
 var silent = map[[2]string]bool{
@@ -115,20 +115,20 @@ var silent = map[[2]string]bool{
 	{"AWS CLI v1", imdsVariable}:              true,
 	{"@aws-sdk/client-s3", uriToken}:          true,
 	{"@aws-sdk/client-s3", imdsVariable}:      true,
-	{"@aws-sdk/client-s3", process_}:          true,
+	{"@aws-sdk/client-s3", byCommand}:         true,
 	{"aws-sdk (JavaScript v2)", uriToken}:     true,
 	{"aws-sdk (JavaScript v2)", imdsVariable}: true,
-	{"aws-sdk (JavaScript v2)", process_}:     true,
+	{"aws-sdk (JavaScript v2)", byCommand}:    true,
 	{"Go SDK v1", uriToken}:                   true,
 	{"Go SDK v1", imdsVariable}:               true,
 	{"s5cmd", uriToken}:                       true,
 	{"s5cmd", imdsVariable}:                   true,
 	{"Java SDK v2", uriToken}:                 true,
 	{"Java SDK v2", imdsVariable}:             true,
-	{"Java SDK v2", process_}:                 true,
+	{"Java SDK v2", byCommand}:                true,
 	{"Rust SDK", uriToken}:                    true,
 	{"minio-go", uriToken}:                    true,
-	{"minio-go", process_}:                    true,
+	{"minio-go", byCommand}:                   true,
 	{"restic", uriToken}:                      true,
 }
 
@@ -466,7 +466,7 @@ func TestDoorsFaultsAreFound(t *testing.T) {
 		{"\n1. ", "\n1. Something else: "},
 		{"| boto3 | 2.9.19 |", "| boto4 | 2.9.19 |"},
 		{"| client 8 | 1.0 | yes | yes | yes | yes | yes | yes | yes |\n", ""},
-		{"| boto3 | " + process_ + " |", "| boto3 | something |"},
+		{"| boto3 | " + byCommand + " |", "| boto3 | something |"},
 		{"first / second", "/root/first"},
 		{"`first / second: " + ourWords + "`", ""},
 		{"first / second: " + ourWords, "first / second"},

@@ -41,7 +41,7 @@ func testDoors(t *testing.T, k kit, s server, table *doorTable) {
 	if err != nil {
 		for _, c := range clients {
 			for _, d := range doors {
-				table.set(c.name, d.name, "not run: "+err.Error())
+				table.set(c.name, d.name, "not run: "+brief(err, newInstaller(t).cache))
 			}
 		}
 		notRun(t, err)
@@ -60,9 +60,9 @@ func testDoors(t *testing.T, k kit, s server, table *doorTable) {
 		{eks, "eks", printed("--door", "eks"), both},
 		{imdsVariable, "imds-variable", printed("--door", "imds"), both},
 		{imdsAlone, "imds-alone", func(*testing.T, home, string) []string { return nil }, []string{cleanHome}},
-		{process_, "process", byProcess, []string{"process", poisonHome}},
+		{byCommand, "process", byProcess, []string{"process", poisonHome}},
 	}
-	yaml := fmt.Sprintf("aws_profiles: { include: [] }\nkeys: { root: { custody: file } }\nprofiles:\n")
+	yaml := "aws_profiles: { include: [] }\nkeys: { root: { custody: file } }\nprofiles:\n"
 	for _, w := range ways {
 		s.fill(t, w.profile)
 		yaml += fmt.Sprintf("  %s: { region: %s, prefetch: true, role: { arn: %q, key: root, policy: %q } }\n", w.profile, s.region, s.role, only(w.profile))
@@ -104,10 +104,10 @@ token_files: { pod: { profiles: [eks] } }`, eksAddress, ecsAddress, imdsAddress,
 	}
 	errorEnv, messages := map[[2]string][]string{}, map[string]string{}
 	for profile := range advice {
-		for door, lead := range map[string]func(*testing.T, home, string) []string{uriToken: printed(), imdsVariable: printed("--door", "imds"), process_: byProcess} {
+		for door, lead := range map[string]func(*testing.T, home, string) []string{uriToken: printed(), imdsVariable: printed("--door", "imds"), byCommand: byProcess} {
 			errorEnv[[2]string{door, profile}] = lead(t, h.of(errorHome(door, profile)), profile)
 		}
-		at := [2]string{process_, profile}
+		at := [2]string{byCommand, profile}
 		errorEnv[at] = append(errorEnv[at], "AWS_EC2_METADATA_DISABLED=true") // or it would go on to there
 		r := h.run(t, h.stsbroker, "credential-process", profile)
 		if messages[profile] = message(profile).FindString(cleaned(r.stderr, h)); r.err == nil || messages[profile] == "" {
@@ -121,7 +121,7 @@ token_files: { pod: { profiles: [eks] } }`, eksAddress, ecsAddress, imdsAddress,
 				t.Parallel()
 				if c.err != nil {
 					for _, d := range doors {
-						table.set(c.name, d.name, "not run: "+c.err.Error())
+						table.set(c.name, d.name, "not run: "+brief(c.err, newInstaller(t).cache))
 					}
 					notRun(t, c.err)
 				}
@@ -149,6 +149,12 @@ token_files: { pod: { profiles: [eks] } }`, eksAddress, ecsAddress, imdsAddress,
 			})
 		}
 	})
+}
+
+// brief is a reason fit for the document.
+func brief(err error, cache string) string {
+	reason := oneCell(strings.ReplaceAll(err.Error(), cache, ".cache"))
+	return reason[:min(len(reason), 200)]
 }
 
 // ofFiles is true for the variables that keep a program off the home's own AWS files.
@@ -277,7 +283,7 @@ func (c client) testErrors(t *testing.T, h home, s server, table *doorTable, env
 
 // errorHome is the name of a home for one door and profile.
 func errorHome(door, profile string) string {
-	if door == process_ {
+	if door == byCommand {
 		return "process-" + profile
 	}
 	return cleanHome
@@ -325,7 +331,7 @@ func lastWords(printed string, h home, profile string) string {
 	if i := strings.LastIndex(printed, "Traceback (most"); i >= 0 { // Python tells the whole story
 		printed = printed[i:]
 	}
-	words := ""
+	var words string
 	if i := strings.LastIndex("\n"+printed, "\nError: "); i >= 0 { // terraform wraps its lines
 		words = strings.Join(strings.Fields(printed[i:]), " ")
 	} else {
