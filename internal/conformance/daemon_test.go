@@ -32,15 +32,13 @@ type home struct {
 	dir       string
 	stsbroker string
 	container string // HOST:PORT of the container door
-	within    []string
-	vars      []string // what programs have beyond cleanEnv
 }
 
 // live starts stsbroker serve in a new home.
 func live(t *testing.T, k kit, h household) home {
 	t.Helper()
 	dir := tempDir(t)
-	at := home{dir: dir, stsbroker: k.stsbroker, container: fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0]), within: h.within}
+	at := home{dir, k.stsbroker, fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0])}
 	listen := cmp.Or(h.listen, `{ container: ["$CONTAINER"] }`)
 	writeFile(t, filepath.Join(dir, ".config/stsbroker/stsbroker.yaml"),
 		"listen: "+strings.ReplaceAll(listen, "$CONTAINER", at.container), strings.ReplaceAll(h.config, "$HOME", dir))
@@ -78,7 +76,7 @@ func live(t *testing.T, k kit, h household) home {
 // run runs a command as the home's user would.
 func (h home) run(t *testing.T, argv ...string) result {
 	t.Helper()
-	return run(t.Context(), h.dir, cleanEnv(h.dir, h.vars...), slices.Concat(h.within, argv)...)
+	return run(t.Context(), h.dir, cleanEnv(h.dir), argv...)
 }
 
 // The ways to a program that uses a profile, as prefixes of its command line.

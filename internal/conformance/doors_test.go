@@ -21,7 +21,7 @@ import (
 type doorway struct {
 	door    string
 	profile string // and bucket: nobody else's credentials list it
-	env     func(t *testing.T, h home, profile string) []string
+	env     func(t *testing.T, h guest, profile string) []string
 	homes   []string // those it is tried in, for the clients of the core; the others take the last
 }
 
@@ -59,7 +59,7 @@ func testDoors(t *testing.T, k kit, s server, table *doorTable) {
 		{ecs, "ecs", printed("--door", "ecs"), both},
 		{eks, "eks", printed("--door", "eks"), both},
 		{imdsVariable, "imds-variable", printed("--door", "imds"), both},
-		{imdsAlone, "imds-alone", func(*testing.T, home, string) []string { return nil }, []string{cleanHome}},
+		{imdsAlone, "imds-alone", func(*testing.T, guest, string) []string { return nil }, []string{cleanHome}},
 		{byCommand, "process", byProcess, []string{"process", poisonHome}},
 	}
 	yaml := "aws_profiles: { include: [] }\nkeys: { root: { custody: file } }\nprofiles:\n"
@@ -70,7 +70,7 @@ func testDoors(t *testing.T, k kit, s server, table *doorTable) {
 	// What errors are about. MinIO lets no session credentials assume a role.
 	yaml += fmt.Sprintf("  "+wantsLogin+": { region: %[1]s, session: { key: root, mfa_serial: %[2]q } }\n"+
 		"  "+isDenied+": { region: %[1]s, role: { arn: %[3]q, source: uri-token } }\n", s.region, "arn:aws:iam::123456789012:mfa/me", s.role)
-	h := live(t, k, household{
+	h := guest{within: ns.prefix(), home: live(t, k, household{
 		secret: []string{s.key.secret},
 		env:    []string{"AWS_SHARED_CREDENTIALS_FILE=$HOME/elsewhere/keys"},
 		files: map[string]string{
@@ -89,7 +89,7 @@ func testDoors(t *testing.T, k kit, s server, table *doorTable) {
 token_files: { pod: { profiles: [eks] } }`, eksAddress, ecsAddress, imdsAddress, wantsLogin, isDenied),
 		config: endpoints(s) + yaml,
 		within: ns.prefix(),
-	})
+	})}
 	for _, w := range ways {
 		if r := h.run(t, h.stsbroker, "credential-process", w.profile); r.err != nil { // there is a set from here on
 			t.Fatal(r)
@@ -104,7 +104,7 @@ token_files: { pod: { profiles: [eks] } }`, eksAddress, ecsAddress, imdsAddress,
 	}
 	errorEnv, messages := map[[2]string][]string{}, map[string]string{}
 	for profile := range advice {
-		for door, lead := range map[string]func(*testing.T, home, string) []string{uriToken: printed(), imdsVariable: printed("--door", "imds"), byCommand: byProcess} {
+		for door, lead := range map[string]func(*testing.T, guest, string) []string{uriToken: printed(), imdsVariable: printed("--door", "imds"), byCommand: byProcess} {
 			errorEnv[[2]string{door, profile}] = lead(t, h.of(errorHome(door, profile)), profile)
 		}
 		at := [2]string{byCommand, profile}
@@ -163,7 +163,7 @@ func ofFiles(v string) bool {
 }
 
 // visit tries one client at one door, and returns the cell for the table.
-func (c client) visit(t *testing.T, h home, w doorway, s server) string {
+func (c client) visit(t *testing.T, h guest, w doorway, s server) string {
 	t.Helper()
 	r := h.run(t, c.argv(s.endpoint, w.profile)...)
 	can, why := r.err == nil && strings.TrimSpace(r.stdout) == objectName, expectedNo(c.name, c.version, w.door)
@@ -180,15 +180,28 @@ func (c client) visit(t *testing.T, h home, w doorway, s server) string {
 	return "no: " + why
 }
 
-// of is the home of another, who talks to the same broker.
-func (h home) of(name string) home {
-	h.vars = []string{"HOME=" + filepath.Join(h.dir, name)}
-	return h
+// guest is somebody in the namespace who talks to the broker of a home.
+type guest struct {
+	home
+	within []string // prefix of every command line
+	vars   []string // of the environment, beyond cleanEnv
+}
+
+// run runs a command as the guest would.
+func (g guest) run(t *testing.T, argv ...string) result {
+	t.Helper()
+	return run(t.Context(), g.dir, cleanEnv(g.dir, g.vars...), slices.Concat(g.within, argv)...)
+}
+
+// of is a guest with a home folder of its own, in that of the broker.
+func (g guest) of(name string) guest {
+	g.vars = []string{"HOME=" + filepath.Join(g.dir, name)}
+	return g
 }
 
 // printed are the variables that stsbroker env prints.
-func printed(flags ...string) func(*testing.T, home, string) []string {
-	return func(t *testing.T, h home, profile string) (env []string) {
+func printed(flags ...string) func(*testing.T, guest, string) []string {
+	return func(t *testing.T, h guest, profile string) (env []string) {
 		t.Helper()
 		r := h.run(t, slices.Concat([]string{h.stsbroker, "env", profile, "--shell", "json"}, flags)...)
 		var v struct{ Set map[string]string }
@@ -204,7 +217,7 @@ func printed(flags ...string) func(*testing.T, home, string) []string {
 
 // byProcess writes what stsbroker env --door process prints into the home's AWS
 // config file: as [default], or, where that has keys, as the profile that it is.
-func byProcess(t *testing.T, h home, profile string) []string {
+func byProcess(t *testing.T, h guest, profile string) []string {
 	t.Helper()
 	lines := h.run(t, h.stsbroker, "env", profile, "--door", "process")
 	if lines.err != nil {
@@ -254,7 +267,7 @@ var advice = map[string]string{wantsLogin: "stsbroker login " + wantsLogin, isDe
 
 // testErrors records what a client prints when a door has no credentials for it,
 // and holds that our words are in there where the client lets them through.
-func (c client) testErrors(t *testing.T, h home, s server, table *doorTable, env map[[2]string][]string) {
+func (c client) testErrors(t *testing.T, h guest, s server, table *doorTable, env map[[2]string][]string) {
 	for _, door := range errorDoors {
 		if expectedNo(c.name, c.version, door) != "" {
 			continue
@@ -309,7 +322,7 @@ var (
 )
 
 // cleaned is a text without what differs from run to run.
-func cleaned(printed string, h home) string {
+func cleaned(printed string, h guest) string {
 	printed = strings.ReplaceAll(printed, h.stsbroker, "stsbroker")
 	for _, p := range passing {
 		printed = p.pattern.ReplaceAllString(printed, p.instead)
@@ -324,7 +337,7 @@ func message(profile string) *regexp.Regexp {
 
 // lastWords is the end of what a client printed, in one line: what tells of the
 // failure, without where in the client's code it was.
-func lastWords(printed string, h home, profile string) string {
+func lastWords(printed string, h guest, profile string) string {
 	printed = cleaned(printed, h)
 	first := ours.FindString(printed) // of a credential process: it goes past the client
 	printed = strings.Replace(printed, first, "", 1)
