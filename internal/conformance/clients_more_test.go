@@ -50,6 +50,9 @@ func (k kit) moreClients() []client {
 			return []string{"sh", "-c", `timeout 20 "$0" --no-cache --insecure-no-password --repo "$1" -o s3.bucket-lookup=path cat config; [ $? = 10 ] && echo "$2"`,
 				k.restic.path, "s3:" + endpoint + "/" + bucket, objectName}
 		}},
+		{name: "s3fs", piece: k.s3fs, argv: func(endpoint, bucket string) []string {
+			return []string{"sh", absolute("clients/s3fs/list.sh"), endpoint, bucket}
+		}},
 		{name: "terraform, backend s3", piece: k.terraform, argv: func(endpoint, bucket string) []string {
 			return []string{"sh", absolute("clients/terraform/list.sh"), k.terraform.path, endpoint, bucket}
 		}},

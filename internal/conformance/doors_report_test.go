@@ -65,6 +65,12 @@ var cannots = []cannot{
 	{"restic", imdsVariable, "", noEndpoint},
 	{"restic", byCommand, "", "looks for `credential_process` in `~/.aws/credentials` alone"},
 
+	{"s3fs", uriToken, "", noFullURI},
+	{"s3fs", uriTokenFile, "", noFullURI},
+	{"s3fs", eks, "", noFullURI},
+	{"s3fs", imdsVariable, "", noEndpoint},
+	{"s3fs", process_, "", "runs no `credential_process`"},
+
 	{"s5cmd", uriTokenFile, "", noTokenFile},
 	{"s5cmd", eks, "", "takes plain http from loopback alone"},
 }

@@ -13,7 +13,7 @@ import (
 
 // What make conformance-all installs of clients, pinned: here, in the go.mod,
 // package-lock.json, requirements.txt, Cargo.lock and jars.sha256 of the folders
-// of clients/. Ruby's SDK is Debian's to pin.
+// of clients/. Ruby's SDK and s3fs are Debian's to pin.
 const (
 	rcloneModule = "github.com/rclone/rclone@v1.75.1"
 	// The last one that go install takes: later ones have replace directives.
@@ -24,14 +24,14 @@ const (
 
 // more are the clients that only make conformance-all installs.
 type more struct {
-	awscli1, jsv2, gov1, minioGo, s5cmd, rclone, restic, ruby, java, terraform, rust piece
+	awscli1, jsv2, gov1, minioGo, s5cmd, rclone, restic, ruby, s3fs, java, terraform, rust piece
 }
 
 // more installs them, from the lightest to those that take minutes.
 func (in installer) more(node piece) (m more) {
 	m.awscli1 = in.python("client-awscli1", "clients/awscli1/requirements.txt", "awscli", nil)
 	m.jsv2 = in.npm("client-v2", "clients/jsv2", node, "aws-sdk")
-	m.ruby = in.ruby()
+	m.ruby, m.s3fs = in.ruby(), in.s3fs()
 	m.gov1 = in.goModule("gov1", ".", "github.com/aws/aws-sdk-go")
 	m.minioGo = in.goModule("minio", ".", "github.com/minio/minio-go/v7")
 	m.java = in.java()
@@ -63,20 +63,29 @@ func (in installer) goModule(name, program, module string) piece {
 	return piece{filepath.Join(dir, "list"), firstMatch(regexp.QuoteMeta(module)+` (v\S+)`, mod), err}
 }
 
-// ruby finds Debian's SDK for Ruby. The path is that of the interpreter.
+// ruby finds Debian's SDK for Ruby, or installs it. The path is the interpreter's.
 func (in installer) ruby() piece {
-	version := func() (string, error) {
-		out, err := exec.CommandContext(in.t.Context(), "ruby", "-e", `require "aws-sdk-s3"; print Aws::S3::GEM_VERSION`).Output()
-		return string(out), err
+	return in.debian(`(\S+)`, []string{"ruby", "ruby-aws-sdk-s3"}, "ruby", "-e", `require "aws-sdk-s3"; print Aws::S3::GEM_VERSION`)
+}
+
+// s3fs finds Debian's s3fs, or installs it. It needs FUSE.
+func (in installer) s3fs() piece {
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		return piece{err: err}
 	}
-	v, err := version()
+	return in.debian(`V(\S+)`, []string{"s3fs"}, "s3fs", "--version")
+}
+
+// debian installs packages if the program that they bring cannot tell its version.
+func (in installer) debian(pattern string, packages []string, program string, args ...string) piece {
+	version := func() ([]byte, error) { return exec.CommandContext(in.t.Context(), program, args...).Output() }
+	out, err := version()
 	if err != nil {
-		err = in.apt([]string{"ruby", "ruby-aws-sdk-s3"})
-		if err == nil {
-			v, err = version()
+		if err = in.apt(packages); err == nil {
+			out, err = version()
 		}
 	}
-	return piece{"ruby", v, err}
+	return piece{program, firstMatch(pattern, out), err}
 }
 
 // java fetches the jars that pom.xml names, holds them against jars.sha256, and
