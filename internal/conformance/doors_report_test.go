@@ -69,7 +69,7 @@ var cannots = []cannot{
 	{"s3fs", uriTokenFile, "", noFullURI},
 	{"s3fs", eks, "", noFullURI},
 	{"s3fs", imdsVariable, "", noEndpoint},
-	{"s3fs", process_, "", "runs no `credential_process`"},
+	{"s3fs", byCommand, "", "runs no `credential_process`"},
 
 	{"s5cmd", uriTokenFile, "", noTokenFile},
 	{"s5cmd", eks, "", "takes plain http from loopback alone"},
