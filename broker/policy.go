@@ -38,7 +38,7 @@ func SoftMark(lifetime time.Duration) time.Duration {
 	switch {
 	case lifetime >= 90*time.Minute:
 		return max(lifetime/2, 65*time.Minute)
-	case lifetime >= 45*time.Minute:
+	case lifetime > 44*time.Minute: // 45 and more, as counted from STS's whole seconds
 		return max(lifetime/2, 32*time.Minute)
 	default:
 		return lifetime * 6 / 10

@@ -96,11 +96,14 @@ type right struct {
 
 func (o right) covers(profile string) bool { return o.all || slices.Contains(o.profiles, profile) }
 
-// serve does a warm request without allocating: what it needs was made when the
-// connection, the token or the set came.
+// serve does a warm request for a profile by its name, or for the default one, without
+// allocating: what it needs was made when the connection, the token or the set came.
 func (d *container) serve(w http.ResponseWriter, r *http.Request, conn *listen.Caller) {
 	who := brokerCaller(broker.DoorContainer, conn)
 	may, e := d.recognise(r, conn, &who)
+	if e != nil {
+		w.Header()["Connection"] = closeValue // known to the kernel or not: who may have nothing keeps nothing open
+	}
 	var profile string
 	if e == nil {
 		profile, e = d.choose(r.URL, may)

@@ -169,19 +169,30 @@ type running struct {
 	addr6  string // [::1]:port, "" on a host without
 }
 
-// start serves profile "dev" (and whatever else source is given) to goodToken.
-func start(t testing.TB, more grants) *running {
+// newRunning has profile "dev".
+func newRunning(t testing.TB) *running {
 	t.Helper()
-	r := &running{
+	return &running{
 		source: &sets{m: map[string]*broker.Set{"dev": newSet(t, time.Hour)}, errs: map[string]error{}},
 		roles:  map[string][]string{},
 		sink:   &sink{},
 	}
+}
+
+// container serves profile "dev" (and whatever else source is given) to goodToken.
+func (r *running) container(more grants, tokenless *Tokenless) http.Handler {
 	all := grants{goodToken: {ID: "good", Profiles: []string{"dev", "other"}}}
 	for k, v := range more {
 		all[k] = v
 	}
-	r.serve(t, NewContainer(Container{Source: r.source, Tokens: all, Roles: r.withRole, Requests: r.sink, Observer: r.sink}))
+	return NewContainer(Container{Source: r.source, Tokens: all, Roles: r.withRole, Requests: r.sink, Observer: r.sink, Tokenless: tokenless})
+}
+
+// start serves a container door on both loopback addresses.
+func start(t testing.TB, more grants) *running {
+	t.Helper()
+	r := newRunning(t)
+	r.serve(t, r.container(more, nil))
 	return r
 }
 
@@ -280,8 +291,10 @@ func dial(t testing.TB, addr string) *client {
 func (c *client) do(request string) answer {
 	c.t.Helper()
 	request = onWire(request, c.port)
-	if _, err := io.WriteString(c, request); err != nil {
-		c.t.Fatalf("%q: %v", request, err)
+	if request != "" { // else it only reads: the server may have closed already
+		if _, err := io.WriteString(c, request); err != nil {
+			c.t.Fatalf("%q: %v", request, err)
+		}
 	}
 	method, _, _ := strings.Cut(request, " ")
 	resp, err := http.ReadResponse(c.r, &http.Request{Method: method}) // HEAD: no body follows

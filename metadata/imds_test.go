@@ -25,7 +25,6 @@ import (
 
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/broker/access"
-	"github.com/stsbroker/stsbroker/metadata/listen"
 )
 
 // The lines of the wire contract that are about IMDS, by number.
@@ -48,10 +47,7 @@ func startIMDS(t testing.TB, at string, change func(*IMDS)) *metadataService {
 		t.Skipf("not run: the kernel does not tell who connects on %s, and IMDS is not served there", runtime.GOOS)
 	}
 	m := &metadataService{
-		running: running{
-			source: &sets{m: map[string]*broker.Set{"dev": newSet(t, time.Hour)}, errs: map[string]error{}},
-			sink:   &sink{},
-		},
+		running:  *newRunning(t),
 		standing: broker.Status{Profile: "dev", State: broker.StateIdle, Region: "eu-central-1"},
 	}
 	c := IMDS{
@@ -103,7 +99,7 @@ func TestWire02_IMDSFraming(t *testing.T) {
 		if strings.HasSuffix(path, "nothing") || path == "/x" {
 			want = http.StatusNotFound
 		}
-		if a.status != want || a.closed || a.header.Get("Content-Length") != strconv.Itoa(len(a.body)) {
+		if a.status != want || a.closed || a.proto != "HTTP/1.1" || a.header.Get("Content-Length") != strconv.Itoa(len(a.body)) {
 			t.Errorf("%s: %d, closed %v, Content-Length %s of %d", path, a.status, a.closed, a.header.Get("Content-Length"), len(a.body))
 		}
 		for _, name := range []string{"Transfer-Encoding", "Content-Encoding", "Location"} {
@@ -121,6 +117,20 @@ func TestWire02_IMDSFraming(t *testing.T) {
 func TestWire03_IMDSHost(t *testing.T) {
 	m := startIMDS(t, freePort, nil)
 	token := m.token(t, "60")
+	// Some send no length with PUT, some say that there is none; some no Accept.
+	for _, more := range []string{"", "Content-Length: 0\n", "Content-Length: 0\nContent-Type: text/plain\nAccept: */*\nUser-Agent: x\n", "Accept:\n"} {
+		if a := m.once(t, strings.TrimSuffix(put("60"), "\n")+more+"\n"); a.status != http.StatusOK {
+			t.Errorf("PUT with %q: %d %s", more, a.status, a.body)
+		}
+	}
+	if a := m.once(t, strings.TrimSuffix(put("60"), "\n")+"Transfer-Encoding: chunked\n\n0\n\n"); a.status != http.StatusOK { // s3fs
+		t.Errorf("PUT in no chunks: %d %s", a.status, a.body)
+	}
+	for _, h := range []string{"127.0.0.1", "localhost", "[::1]"} {
+		if a := m.once(t, strings.Replace(put("60"), "127.0.0.1:PORT", h, 1)); a.status != http.StatusOK {
+			t.Errorf("PUT to Host %s: %d", h, a.status)
+		}
+	}
 	for _, h := range []string{"127.0.0.1", "127.0.0.1:PORT", "localhost", "[::1]"} {
 		if a := m.once(t, "GET "+roleList+" HTTP/1.1\nHost: "+h+"\nX-aws-ec2-metadata-token: "+token+"\n\n"); a.status != http.StatusOK {
 			t.Errorf("Host %s: %d", h, a.status)
@@ -132,6 +142,51 @@ func TestWire03_IMDSHost(t *testing.T) {
 			if !a.bare(http.StatusForbidden) || !a.closed {
 				t.Errorf("Host %q: %d %s", h, a.status, a.body)
 			}
+		}
+	}
+}
+
+// One listener a profile: what a client adds to the endpoint's address, or drops of
+// it, chooses nothing.
+func TestWire04_IMDSListenerIsTheProfile(t *testing.T) {
+	all := map[string]*metadataService{}
+	for _, profile := range []string{"dev", "prod"} {
+		m := startIMDS(t, freePort, func(c *IMDS) {
+			c.Profile = profile
+			c.Standing = func(string) (broker.Status, bool) { return broker.Status{State: broker.StateIdle}, true }
+		})
+		m.withKey("dev", "ASIADEV")
+		m.withKey("prod", "ASIAPROD")
+		all[profile] = m
+	}
+	other := map[string]string{"dev": "prod", "prod": "dev"}
+	for profile, m := range all {
+		token := m.token(t, "60")
+		if a := m.read(t, roleList, token); a.body != profile {
+			t.Errorf("%s: the list is %q", profile, a.body)
+		}
+		if a := m.read(t, roleList+profile, token); !a.has("ASIA" + strings.ToUpper(profile)) {
+			t.Errorf("%s: %d %s", profile, a.status, a.body)
+		}
+		for _, path := range []string{roleList + other[profile], roleList + other[profile] + "/", roleList + profile + "," + other[profile]} {
+			if a := m.read(t, path, token); !a.bare(http.StatusNotFound) {
+				t.Errorf("%s: %s: %d %s", profile, path, a.status, a.body)
+			}
+		}
+		if a := all[other[profile]].read(t, roleList+other[profile], token); !a.bare(http.StatusUnauthorized) {
+			t.Errorf("the token of %s at %s: %d %s", profile, other[profile], a.status, a.body)
+		}
+		// Queries end in logs: a token there counts for nothing, nor does a name.
+		for _, q := range []string{"?token=" + token, "?X-aws-ec2-metadata-token=" + token} {
+			if a := m.once(t, "GET "+roleList+profile+q+" HTTP/1.1\n"+host+"\n"); !a.bare(http.StatusUnauthorized) {
+				t.Errorf("%s: %d", q, a.status)
+			}
+		}
+		if a := m.read(t, roleList+profile+"?profile="+other[profile], token); !a.has("ASIA" + strings.ToUpper(profile)) {
+			t.Errorf("%s with a query: %d %s", profile, a.status, a.body)
+		}
+		if a := m.once(t, "PUT /latest/api/token?X-aws-ec2-metadata-token-ttl-seconds=60 HTTP/1.1\n"+host+"\n"); !a.bare(http.StatusBadRequest) {
+			t.Errorf("a TTL in the query: %d %s", a.status, a.body)
 		}
 	}
 }
@@ -432,6 +487,34 @@ func TestWire14_RoleList(t *testing.T) {
 	}
 }
 
+// The CRT takes a body for the role's name.
+func TestWire14_ErrorsOfTheListAreEmpty(t *testing.T) {
+	m := startIMDS(t, freePort, nil)
+	token := m.token(t, "60")
+	get := "GET " + roleList + " HTTP/1.1\n" + host
+	shown := "X-aws-ec2-metadata-token: " + token + "\n"
+	for request, want := range map[string]int{
+		get + "\n":                              401,
+		get + "X-aws-ec2-metadata-token: x\n\n": 401,
+		get + shown + "Origin: x\n\n":           403,
+		strings.Replace(get, "127.0.0.1", "127.0.0.2", 1) + shown + "\n": 403,
+		"PUT" + get[3:] + shown + "\n":                                   405,
+		"POST" + get[3:] + shown + "\n":                                  405,
+	} {
+		if a := m.once(t, request); !a.bare(want) {
+			t.Errorf("%q: %d %q", request, a.status, a.body)
+		}
+	}
+	for name, standing := range map[string]broker.Status{"unservable": {Profile: "dev", State: broker.StateUnservable}, "gone": {}} {
+		m.standing = standing
+		for _, path := range []string{roleList, strings.TrimSuffix(roleList, "/"), roleLeaf} {
+			if a := m.read(t, path, token); !a.bare(http.StatusNotFound) {
+				t.Errorf("%s: %s: %d %q", name, path, a.status, a.body)
+			}
+		}
+	}
+}
+
 func TestWire15_Leaf(t *testing.T) {
 	m := startIMDS(t, freePort, nil)
 	token, set := m.token(t, "60"), m.source.m["dev"]
@@ -498,6 +581,11 @@ func TestWire16_LeafErrors(t *testing.T) {
 			t.Errorf("%v: the list: %d %q", kind, a.status, a.body)
 		}
 	}
+	m.standing.State = broker.StateUnservable // no role: the list has none
+	if a := m.read(t, roleList, token); !a.bare(http.StatusNotFound) {
+		t.Errorf("no role: the list: %d %q", a.status, a.body)
+	}
+	m.standing.State = broker.StateIdle
 	m.source.errs["dev"] = errors.New("not the domain's")
 	if a := m.read(t, roleLeaf, token); !a.bare(http.StatusServiceUnavailable) {
 		t.Errorf("a foreign error: %d %s", a.status, a.body)
@@ -550,6 +638,53 @@ func TestWire17_IMDSPatience(t *testing.T) {
 		t.Fatal(err)
 	}
 	timed(leaf, http.StatusOK, 0, atOnce)
+}
+
+func TestWire18_IMDSWholeSeconds(t *testing.T) {
+	set := *newSet(t, time.Hour)
+	set.Issued = time.Date(2026, 11, 22, 1, 4, 5, 999_999_999, time.FixedZone("", 2*60*60))
+	set.Advertised = time.Date(2026, 11, 22, 15, 4, 5, 999_999_999, time.UTC)
+	for name, in := range map[string]dialect{"leaf": roleBody, "extended": extendedBody, "info": infoBody("dev", "id")} {
+		r, err := render(&set, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got map[string]string
+		if err := json.Unmarshal(r.body, &got); err != nil {
+			t.Fatal(err)
+		}
+		if got["LastUpdated"] != "2026-11-21T23:04:05Z" || name != "info" && got["Expiration"] != "2026-11-22T15:04:05Z" {
+			t.Errorf("%s: %s", name, r.body)
+		}
+	}
+}
+
+func TestWire21_IMDSBodiesUnder8KB(t *testing.T) {
+	profile := strings.Repeat("x", broker.MaxName)
+	m := startIMDS(t, freePort, func(c *IMDS) {
+		c.Profile = profile
+		c.Standing = func(string) (broker.Status, bool) {
+			return broker.Status{State: broker.StateIdle, Region: "us-gov-west-1"}, true
+		}
+	})
+	m.source.m[profile] = largest(m.source.m["dev"])
+	token := m.token(t, "21600")
+	for path, least := range map[string]int{
+		roleList + profile: 4 << 10, "/latest/meta-data/iam/security-credentials-extended/" + profile: 4 << 10, "/latest/meta-data/iam/info": 1, roleList: 1,
+		"/latest/dynamic/instance-identity/document": 1, "/latest/": 1, "/latest/meta-data/": 1,
+	} {
+		if a := m.read(t, path, token); a.status != http.StatusOK || len(a.body) >= 8<<10 || len(a.body) < least {
+			t.Errorf("%.40s: %d, %d bytes", path, a.status, len(a.body))
+		}
+	}
+	for _, unit := range []string{"x", `"`, `\`, "\x00", "\xff", "é", "\u2028", "<", "\U0001f600"} {
+		m.source.errs[profile] = &broker.Error{Kind: broker.KindDenied, Code: strings.Repeat(unit, 9000), Public: strings.Repeat(unit, 9000)}
+		for _, path := range []string{roleList + profile, "/latest/meta-data/iam/info"} {
+			if a := m.read(t, path, token); a.status != http.StatusOK || len(a.body) >= 8<<10 || !json.Valid([]byte(a.body)) || strings.Contains(a.body, "\n") {
+				t.Errorf("%s: an error of %q: %d, %d bytes", path, unit, a.status, len(a.body))
+			}
+		}
+	}
 }
 
 // Security row 6: all routes and methods. What answers is listed; the rest says so.

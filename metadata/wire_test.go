@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -26,6 +28,39 @@ import (
 
 // The lines of the wire contract, by number: what AWS SDKs expect of a server.
 
+// wireLines is how many lines the contract has. Those that are about what commands
+// print and set are tested beside the commands.
+const wireLines = 24
+
+func TestEveryLineOfTheContractHasATest(t *testing.T) {
+	tests := map[int]int{}
+	for _, folder := range []string{".", "../cmd/stsbroker"} {
+		files, err := filepath.Glob(folder + "/*_test.go")
+		if err != nil || len(files) == 0 {
+			t.Fatal(folder, files, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range regexp.MustCompile(`(?m)^func TestWire(\d\d)_\w+\(t \*testing\.T\)`).FindAllSubmatch(text, -1) {
+				n, err := strconv.Atoi(string(m[1]))
+				if err != nil || n < 1 || n > wireLines {
+					t.Errorf("%s: %s is of no line", file, m[0])
+				}
+				tests[n]++
+			}
+		}
+	}
+	for n := 1; n <= wireLines; n++ {
+		if tests[n] == 0 {
+			t.Errorf("line %d has no test: want one named TestWire%02d_...", n, n)
+		}
+	}
+}
+
+// Link-local addresses are in linklocal_linux_test.go.
 func TestWire01_BothLoopbacksOnOnePort(t *testing.T) {
 	r := start(t, nil)
 	if a := r.get(t, "/credentials/dev"); a.status != http.StatusOK {
@@ -44,8 +79,8 @@ func TestWire02_Framing(t *testing.T) {
 	c := dial(t, r.addr)
 	for i := range 3 { // one connection
 		a := c.do(line + host + auth + "Accept-Encoding: gzip, deflate, br\n\n")
-		if a.status != http.StatusOK || a.closed {
-			t.Fatalf("request %d: %d, closed %v", i, a.status, a.closed)
+		if a.status != http.StatusOK || a.closed || a.proto != "HTTP/1.1" {
+			t.Fatalf("request %d: %s %d, closed %v", i, a.proto, a.status, a.closed)
 		}
 		if n := a.header.Get("Content-Length"); n != strconv.Itoa(len(a.body)) {
 			t.Errorf("Content-Length %q, body of %d", n, len(a.body))
@@ -63,8 +98,18 @@ func TestWire02_Framing(t *testing.T) {
 	if a := c.do("GET /credentials/nobody HTTP/1.1\n" + host + auth + "\n"); a.status != http.StatusForbidden || a.closed {
 		t.Errorf("an error: %d, closed %v", a.status, a.closed)
 	}
-	for _, path := range []string{"//credentials/dev", "///credentials/dev/", "/credentials/dev/", "/credentials/", "//credentials", "/credentials/dev?x=y", "/credentials/dev/?"} {
+	r.roles[appRole] = []string{"dev"}
+	for _, path := range []string{
+		"//credentials/dev", "///credentials/dev/", "/credentials/dev/", "/credentials/", "//credentials", "/credentials/dev?x=y", "/credentials/dev/?",
+		"/v1/credentials", "/v1/credentials/", "//v1/credentials/", "/v1/credentials?", "/role-arn/" + appRole, "//role-arn/" + appRole + "/", "/role-arn/" + appRole + "/?",
+	} {
 		if a := r.get(t, path); a.status != http.StatusOK {
+			t.Errorf("%s: %d %s", path, a.status, a.body)
+		}
+	}
+	// No path is cleaned, and nothing is redirected, whatever the path.
+	for _, path := range []string{"/credentials//dev", "/credentials/./dev", "/credentials/x/../dev", "/./credentials/dev", "/x/../credentials", "/", "//", "/.", "/credentials/%2e/dev", "/v1//credentials", "/v1/./credentials"} {
+		if a := r.get(t, path); a.status != http.StatusForbidden || a.header.Get("Location") != "" || a.closed {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
 		}
 	}
@@ -147,7 +192,8 @@ func TestWire05_TokenByteForByte(t *testing.T) {
 }
 
 func TestWire06_Body(t *testing.T) {
-	r := start(t, nil)
+	r := start(t, grants{"of dev": {ID: "dev", Profiles: []string{"dev"}}, "of bare": {ID: "bare", Profiles: []string{"bare"}}})
+	r.roles["dev"], r.roles["bare"] = []string{"dev"}, []string{"bare"}
 	bare := *r.source.m["dev"]
 	bare.AccountID, bare.RoleARN = "", ""
 	r.source.m["bare"] = &bare
@@ -164,6 +210,11 @@ func TestWire06_Body(t *testing.T) {
 		}
 		if !maps.Equal(got, want) {
 			t.Errorf("%s: got %v, want %v", profile, got, want)
+		}
+		for _, path := range []string{"/credentials", "/v1/credentials", "/role-arn/" + profile} { // the same, whatever the path
+			if same := r.once(t, "GET "+path+" HTTP/1.1\n"+host+"Authorization: of "+profile+"\n\n"); same.status != http.StatusOK || same.body != a.body {
+				t.Errorf("%s: %s: %d %s", profile, path, same.status, same.body)
+			}
 		}
 		// s3fs looks for the key's name anywhere, and undoes no escapes.
 		if strings.Count(a.body, "Token\"") != 1 || strings.Count(a.body, "Expiration") != 1 || !strings.Contains(a.body, tokenCanary) {
@@ -222,6 +273,31 @@ func TestWire08_Errors(t *testing.T) {
 	r.source.errs["p"] = errors.New("not the domain's")
 	if a := r.get(t, "/credentials/p"); a.status != 503 || strings.Contains(a.body, "not the domain's") {
 		t.Errorf("a foreign error: %d %s", a.status, a.body)
+	}
+}
+
+// What the door refuses by itself is said in the same way.
+func TestWire08_Refusals(t *testing.T) {
+	r := start(t, grants{"none": {ID: "none"}, "theirs": {ID: "theirs", Profiles: []string{"dev"}, BoundUID: true, UID: 1 << 30}})
+	r.roles[appRole] = []string{"dev", "other"}
+	for request, want := range map[string]int{
+		line + host + "\n":                                               401,
+		line + host + "Authorization: x\n\n":                             401,
+		line + host + auth + auth + "\n":                                 401,
+		"GET /credentials HTTP/1.1\n" + host + "Authorization: none\n\n": 403,
+		"GET /nowhere HTTP/1.1\n" + host + auth + "\n":                   403,
+		"GET /role-arn/x HTTP/1.1\n" + host + auth + "\n":                403,
+		"GET /role-arn/" + appRole + " HTTP/1.1\n" + host + auth + "\n":  403,
+		line + "Host: evil.example\n" + auth + "\n":                      403,
+		line + host + auth + "Cookie: a=b\n\n":                           403,
+		"POST /credentials HTTP/1.1\n" + host + auth + "\n":              405,
+	} {
+		a := r.once(t, request)
+		var got map[string]string
+		if err := json.Unmarshal([]byte(a.body), &got); err != nil || a.status != want || len(got) != 4 || strings.ContainsAny(a.body, "\n\r") ||
+			got["code"] == "" || got["message"] == "" || got["Code"] != got["code"] || got["Message"] != got["message"] || a.leaks() {
+			t.Errorf("%q: %d %s", request, a.status, a.body)
+		}
 	}
 }
 
@@ -320,24 +396,38 @@ func TestWire18_WholeSeconds(t *testing.T) {
 
 // Below 15 minutes left, botocore and .NET ask on every API call.
 func TestWire20_NoThrottle(t *testing.T) {
-	r := start(t, nil)
-	short := newSet(t, 5*time.Minute)
-	r.source.m["dev"] = short
-	c := dial(t, r.addr)
-	for i := range 5000 {
-		if a := c.do(line + host + auth + "\n"); a.status != http.StatusOK {
-			t.Fatalf("request %d: %d", i, a.status)
+	everyFront(t, func(t *testing.T, f *front) {
+		if f.source != nil {
+			f.source.m["dev"] = newSet(t, 5*time.Minute)
 		}
-	}
+		c := f.dial(t, f.addr)
+		for i := range 2000 {
+			if a := c.do(f.request(f.host(), "")); a.status != http.StatusOK || a.closed {
+				t.Fatalf("request %d: %d, closed %v", i, a.status, a.closed)
+			}
+		}
+	})
+}
+
+// largest has everything at the length that AWS allows, or is known to give: an ARN
+// of 2,048 characters, a session token of 4 KB.
+func largest(set *broker.Set) *broker.Set {
+	long := *set
+	long.AccessKeyID = strings.Repeat("A", 128)
+	long.RoleARN = "arn:aws-us-gov:iam::123456789012:role/"
+	long.RoleARN += strings.Repeat("r", 2048-len(long.RoleARN))
+	long.SessionToken = broker.NewSecret(strings.Repeat("T", 4096))
+	return &long
 }
 
 func TestWire21_BodiesUnder8KB(t *testing.T) {
 	r := start(t, nil)
-	long := *r.source.m["dev"]
-	long.SessionToken = broker.NewSecret(strings.Repeat("T", 4096)) // the longest AWS is known to give
-	r.source.m["dev"] = &long
-	if a := r.get(t, "/credentials/dev"); a.status != http.StatusOK || len(a.body) >= 8<<10 {
-		t.Errorf("credentials: %d, %d bytes", a.status, len(a.body))
+	r.source.m["dev"] = largest(r.source.m["dev"])
+	r.roles[r.source.m["dev"].RoleARN] = []string{"dev"}
+	for _, path := range []string{"/credentials/dev", "/v1/credentials", "/role-arn/" + r.source.m["dev"].RoleARN} {
+		if a := r.get(t, path); a.status != http.StatusOK || len(a.body) >= 8<<10 || len(a.body) < 6<<10 {
+			t.Errorf("%.20s: %d, %d bytes", path, a.status, len(a.body))
+		}
 	}
 	for _, unit := range []string{"x", `"`, `\`, "\x00", "\xff", "é", "\u2028", "<", "\U0001f600"} {
 		r.source.errs["p"] = &broker.Error{Kind: broker.KindDenied, Code: strings.Repeat(unit, 9000), Public: strings.Repeat(unit, 9000)}
@@ -345,6 +435,18 @@ func TestWire21_BodiesUnder8KB(t *testing.T) {
 		if len(a.body) >= 8<<10 || !json.Valid([]byte(a.body)) || bytes.ContainsRune([]byte(a.body), '\n') {
 			t.Errorf("an error of %q: %d bytes", unit, len(a.body))
 		}
+	}
+	var many []string // profiles of one role, with names as long as they may be
+	for i := range 200 {
+		many = append(many, fmt.Sprintf("%0*d", broker.MaxName, i))
+	}
+	wide := start(t, grants{"wide": {ID: "wide", Profiles: many}})
+	wide.roles[appRole] = many
+	if a := wide.once(t, "GET /role-arn/"+appRole+" HTTP/1.1\n"+host+"Authorization: wide\n\n"); a.status != http.StatusForbidden || len(a.body) >= 8<<10 || !json.Valid([]byte(a.body)) {
+		t.Errorf("a role of many profiles: %d, %d bytes", a.status, len(a.body))
+	}
+	if a := r.get(t, fmt.Sprintf("/role-arn/%s", strings.Repeat("x", 6000))); a.status != http.StatusForbidden || len(a.body) >= 8<<10 {
+		t.Errorf("a long ARN: %d, %d bytes", a.status, len(a.body))
 	}
 	if a := r.get(t, fmt.Sprintf("/credentials/%s", strings.Repeat("x", 6000))); a.status != http.StatusForbidden || len(a.body) >= 8<<10 {
 		t.Errorf("a long name: %d, %d bytes", a.status, len(a.body))

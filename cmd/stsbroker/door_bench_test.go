@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -269,4 +270,153 @@ func (a *asker) roundTrip() error {
 		return fmt.Errorf("answered %q", s)
 	}
 	return nil
+}
+
+// BenchmarkColdDoors: cold callers at once, STS answering in 2 s, each as an SDK asks:
+// the container door with one request on a connection of its own, which is timed with
+// its dialling; the IMDS door with a PUT, the list and the leaf on one connection. They share
+// the cores with the server. Figures are of one run.
+//
+//	p99-ms, slowest-ms   until the first answer, 503: the leaf's (less than 450) or the container's (850)
+//	token-p99-ms, list-p99-ms   of the IMDS door
+//	retried-ok           whose own retry succeeds when STS has answered (all)
+func BenchmarkColdDoors(b *testing.B) {
+	fake := stsfake.New()
+	run, err := fake.Start("127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer run.Close()
+	r := newRig(b, shipped(b), run.URL, "", fake, 1)
+	imds := "127.0.0.1:" + freePort(b)
+	doors := map[string]string{
+		"container": fmt.Sprintf("listen: { container: [\"127.0.0.1:%s\"], socket: off }\n", r.port),
+		"imds":      fmt.Sprintf("listen: { container: [\"127.0.0.1:%s\"], socket: off, imds: [{ address: %q, profile: p0 }] }\n", r.port, imds),
+	}
+	for _, door := range []string{"imds", "container"} {
+		for _, callers := range []int{50, 1000} {
+			b.Run(fmt.Sprintf("door=%s/callers=%d", door, callers), func(b *testing.B) {
+				if door == "imds" && runtime.GOOS != "linux" {
+					b.Skip("not run: IMDS is served on Linux only")
+				}
+				if err := os.WriteFile(filepath.Join(r.home, ".config/stsbroker/stsbroker.yaml"), []byte(doors[door]), 0o600); err != nil {
+					b.Fatal(err)
+				}
+				for b.Loop() {
+					fake.SetFault(stsfake.Fault{Delay: 2 * time.Second})
+					began := time.Now() // an IMDS profile is minted from the start on
+					_, stop := r.serve(b)
+					r.wait(b)
+					ask := (&coldIMDS{addr: imds}).ask
+					if door == "container" {
+						ask = (&coldContainer{target{addr: "127.0.0.1:" + r.port, token: r.token(b, 1)}}).ask
+						began = time.Now()
+					}
+					answered := began.Add(2500 * time.Millisecond)
+					var (
+						mu                 sync.Mutex
+						first, token, list []time.Duration
+						good               atomic.Int64
+						wg                 sync.WaitGroup
+					)
+					for range callers {
+						wg.Go(func() {
+							took, err := ask(answered)
+							mu.Lock()
+							first, token, list = append(first, took.first), append(token, took.token), append(list, took.list)
+							mu.Unlock()
+							if err != nil {
+								b.Error(err)
+								return
+							}
+							good.Add(1)
+						})
+					}
+					wg.Wait()
+					b.ReportMetric(milliseconds(percentile99(first)), "p99-ms")
+					b.ReportMetric(milliseconds(slices.Max(first)), "slowest-ms")
+					if door == "imds" {
+						b.ReportMetric(milliseconds(percentile99(token)), "token-p99-ms")
+						b.ReportMetric(milliseconds(percentile99(list)), "list-p99-ms")
+					}
+					b.ReportMetric(float64(good.Load()), "retried-ok")
+					if door == "container" {
+						r.run(b, "token", "revoke", "bench")
+					}
+					stop()
+				}
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
+
+func percentile99(v []time.Duration) time.Duration {
+	return slices.Sorted(slices.Values(v))[(len(v)*99+99)/100-1]
+}
+
+// coldTimes are how long one caller waited for the first answer about credentials,
+// and for what comes before it.
+type coldTimes struct{ first, token, list time.Duration }
+
+// coldContainer asks the container door.
+type coldContainer struct{ target }
+
+// ask wants 503, and 200 after answered.
+func (d *coldContainer) ask(answered time.Time) (took coldTimes, err error) {
+	began := time.Now()
+	c, err := net.Dial("tcp", d.addr)
+	if err != nil {
+		return took, err
+	}
+	defer c.Close()
+	status, err := d.status(c)
+	took.first = time.Since(began)
+	if err == nil && status != http.StatusServiceUnavailable {
+		err = fmt.Errorf("cold: %d", status)
+	}
+	if err != nil {
+		return took, err
+	}
+	time.Sleep(time.Until(answered))
+	if status, err = d.status(c); err == nil && status != http.StatusOK {
+		err = fmt.Errorf("the retry: %d", status)
+	}
+	return took, err
+}
+
+// coldIMDS asks the IMDS door.
+type coldIMDS struct{ addr string }
+
+// ask wants 503 of the leaf, and 200 after answered.
+func (d *coldIMDS) ask(answered time.Time) (took coldTimes, err error) {
+	conn, err := net.Dial("tcp", d.addr)
+	if err != nil {
+		return took, err
+	}
+	defer conn.Close()
+	const list = "/latest/meta-data/iam/security-credentials/"
+	c := &metadataClient{conn: conn, r: bufio.NewReader(conn)}
+	for _, step := range []struct {
+		method, path string
+		wait         time.Time
+		want         int
+		took         *time.Duration
+	}{
+		{http.MethodPut, "/latest/api/token", time.Time{}, http.StatusOK, &took.token},
+		{http.MethodGet, list, time.Time{}, http.StatusOK, &took.list},
+		{http.MethodGet, list + "p0", time.Time{}, http.StatusServiceUnavailable, &took.first},
+		{http.MethodGet, list + "p0", answered, http.StatusOK, new(time.Duration)},
+	} {
+		time.Sleep(time.Until(step.wait))
+		status, body, t, err := c.ask(step.method, step.path)
+		*step.took = t
+		if err == nil && (status != step.want || strings.Contains(body, `"Message"`)) {
+			err = fmt.Errorf("%s %s: %d %q", step.method, step.path, status, body)
+		}
+		if err != nil {
+			return took, err
+		}
+	}
+	return took, nil
 }

@@ -38,9 +38,10 @@ func unknown(format string, args ...any) error {
 // Conn.LocalAddr and Conn.RemoteAddr. Both are loopback, or both are the same
 // address, which is what connecting to an address of one's own host makes of it.
 //
-// Ask while the connection is open on this side: as long as it is, no other
+// Ask while the connection is open on this side: as long as it stands, no other
 // socket can be established between the same two ports, so the answer is about
-// this peer or is an error.
+// this peer or is an error. (A peer that resets it gives its port to the next, but
+// then what this side writes reaches nobody.)
 func OfTCP(local, remote netip.AddrPort) (Cred, error) {
 	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())

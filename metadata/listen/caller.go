@@ -31,11 +31,13 @@ type Caller struct {
 //
 // The kernel is asked once a connection, and only when somebody wants to know:
 // most tokens are bound to no uid, and so most connections never pay for it.
-// Asking late is as right as asking early. On a Unix socket the answer is as of
+// Asking late is as safe as asking early. On a Unix socket the answer is as of
 // the time of connecting. On TCP it is looked up by addresses and ports, and
-// while our end is open no other socket can be established between them; so
-// a late answer is about the same peer, or (it has closed its end: inode 0, or
-// no entry) there is none, and who needs one refuses.
+// while the connection stands no other socket can have these; so a late answer
+// is about the same peer, or there is none (it has closed its end: inode 0, or no
+// entry) and who needs one refuses. Only a peer that resets the connection gives
+// its port away while we still answer: the next one there may then be named for
+// it, but what we write reaches neither.
 func (c *Caller) Peer() (broker.Peer, error) {
 	c.once.Do(func() {
 		var cred peer.Cred
