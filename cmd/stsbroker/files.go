@@ -170,8 +170,8 @@ func (k tokenFile) run(ctx context.Context) error {
 			k.log.Warn("a token file could not be written", zap.String("file", k.path), zap.Error(err))
 		}
 	}
-	if held, err := k.held(); err != nil || !access.IsToken(held) {
-		return nil // somebody else's by now
+	if held, err := k.held(); err == nil && access.IsToken(held) { // else somebody else's by now
+		return os.Remove(k.path)
 	}
-	return os.Remove(k.path)
+	return nil
 }

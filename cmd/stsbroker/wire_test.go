@@ -41,7 +41,7 @@ import (
 // wired is a home whose broker has a door of each kind for profile p0.
 type wired struct {
 	*rig
-	port6, imds string // of the same container port on IPv6, and of the IMDS door
+	imds string // port of the IMDS door
 }
 
 func newWired(t *testing.T) *wired {
