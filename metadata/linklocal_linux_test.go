@@ -6,67 +6,35 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
 
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/broker/access"
+	"github.com/stsbroker/stsbroker/internal/ownnet"
 )
 
-const ownNetwork = "METADATA_TEST_NETWORK" // in the environment of a process that inNetwork made: "root" or "user"
-
-// inNetwork reports whether this is a process with a network of its own, whose
-// loopback interface has the link-local addresses. If it is not, it runs the calling
-// test again in such a process, where it is root, of all users or (for an ordinary
-// user) of itself alone.
+// inNetwork is [ownnet.Inside] in a network whose loopback interface has the
+// link-local addresses.
 func inNetwork(t *testing.T) bool {
 	t.Helper()
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skip("not run: no ip command here")
 	}
-	if os.Getenv(ownNetwork) != "" {
-		_ = os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("0"), 0)
-		for _, command := range []string{
-			"ip link set lo up",
-			"ip addr add 169.254.170.2/32 dev lo", "ip addr add 169.254.170.23/32 dev lo", "ip addr add 169.254.169.254/32 dev lo",
-		} {
-			f := strings.Fields(command)
-			if out, err := exec.Command(f[0], f[1:]...).CombinedOutput(); err != nil {
-				t.Fatalf("%s: %v: %s", command, err, out)
-			}
+	if !ownnet.Inside(t) {
+		return false
+	}
+	for _, address := range []string{"169.254.170.2/32", "169.254.170.23/32", "169.254.169.254/32"} {
+		if out, err := exec.Command("ip", "addr", "add", address, "dev", "lo").CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", address, err, out)
 		}
-		for _, address := range []string{"fd00:ec2::23/128", "fd00:ec2::254/128"} {
-			if out, err := exec.Command("ip", "addr", "add", address, "dev", "lo", "nodad").CombinedOutput(); err != nil {
-				t.Logf("without %s: %s", address, out)
-			}
+	}
+	for _, address := range []string{"fd00:ec2::23/128", "fd00:ec2::254/128"} {
+		if out, err := exec.Command("ip", "addr", "add", address, "dev", "lo", "nodad").CombinedOutput(); err != nil {
+			t.Logf("without %s: %s", address, out)
 		}
-		return true
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	again := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
-	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	who := "root"
-	if os.Geteuid() != 0 {
-		who = "user"
-		again.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		again.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
-		again.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
-	}
-	again.Env = append(os.Environ(), ownNetwork+"="+who)
-	var out strings.Builder
-	again.Stdout, again.Stderr = &out, &out
-	if err := again.Start(); err != nil {
-		t.Skipf("not run: no network namespace can be made here: %v", err)
-	}
-	if err := again.Wait(); err != nil || !strings.Contains(out.String(), "--- PASS: "+t.Name()+" ") {
-		t.Errorf("in a network of its own: %v\n%s", err, out.String())
-	}
-	return false
+	return true
 }
 
 // literal is how a Host header spells the address of "ADDRESS:PORT".
@@ -138,7 +106,7 @@ func TestWire01_LinkLocal(t *testing.T) {
 			if byKernel := f.key != auth; known != byKernel || known && int(uid) != os.Geteuid() {
 				t.Errorf("asked as uid %d, known %v", uid, known)
 			}
-			if f.key == auth || os.Getenv(ownNetwork) != "root" {
+			if f.key == auth || !ownnet.OfRoot() {
 				return
 			}
 			// Who needs no token here, or a session's, is this user and root alone.

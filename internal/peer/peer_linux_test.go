@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stsbroker/stsbroker/internal/ownnet"
 )
 
 // pair returns both ends of a TCP connection to address.
@@ -87,13 +89,10 @@ func TestMapped(t *testing.T) {
 	wantUID(t, server.(*net.TCPConn), os.Geteuid())
 }
 
-const ownNetwork = "PEER_TEST_NETWORK" // in the environment of a process with a network of its own: "root" or "user"
-
 // Connecting to an address of one's own host is a connection from it to itself,
 // whatever address it is. From another one of the same host it is not.
 func TestAddressToItself(t *testing.T) {
-	if os.Getenv(ownNetwork) == "" {
-		inNetwork(t)
+	if !ownnet.Inside(t) {
 		return
 	}
 	if _, err := exec.LookPath("ip"); err != nil {
@@ -105,11 +104,10 @@ func TestAddressToItself(t *testing.T) {
 			t.Fatalf("ip %s: %v: %s", command, err, out)
 		}
 	}
-	ip("link set lo up")
 	ip("addr add 169.254.170.2/32 dev lo")
 	ip("addr add 192.0.2.1/32 dev lo")
 	own := [][2]string{{"tcp4", "169.254.170.2:80"}, {"tcp4", "192.0.2.1:80"}}
-	if err := os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("0"), 0); err == nil {
+	if ownnet.IPv6() {
 		ip("addr add fd00:ec2::23/128 dev lo nodad")
 		own = append(own, [2]string{"tcp6", "[fd00:ec2::23]:80"})
 	}
@@ -117,7 +115,7 @@ func TestAddressToItself(t *testing.T) {
 		server, client := pair(t, l[0], l[1])
 		wantUID(t, server, os.Geteuid())
 		wantUID(t, client, os.Geteuid())
-		if os.Getenv(ownNetwork) == "root" {
+		if ownnet.OfRoot() {
 			asUser(t, 12345, func() {
 				server, _ := pair(t, l[0], l[1])
 				wantUID(t, server, 12345)
@@ -144,40 +142,6 @@ func TestAddressToItself(t *testing.T) {
 	}
 	defer server.Close()
 	wantUnknown(t, server.(*net.TCPConn))
-}
-
-// inNetwork runs the calling test again in a process with a network of its own,
-// where it is root, of all users or (for an ordinary user) of itself alone.
-func inNetwork(t *testing.T) {
-	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	again := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
-	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	who := "root"
-	if os.Geteuid() != 0 {
-		who = "user"
-		again.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		again.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
-		again.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
-	}
-	again.Env = append(os.Environ(), ownNetwork+"="+who)
-	var out strings.Builder
-	again.Stdout, again.Stderr = &out, &out
-	if err := again.Start(); err != nil {
-		t.Skipf("not run: no network namespace can be made here: %v", err)
-	}
-	err = again.Wait()
-	switch _, why, _ := strings.Cut(out.String(), "not run: "); {
-	case err == nil && strings.Contains(out.String(), "--- PASS: "+t.Name()+" "):
-	case err == nil && strings.Contains(out.String(), "--- SKIP: "+t.Name()+" "):
-		why, _, _ = strings.Cut(why, "\n")
-		t.Skip("not run: " + why)
-	default:
-		t.Errorf("in a network of its own: %v\n%s", err, out.String())
-	}
 }
 
 // asUser runs f on a thread whose sockets are another user's.

@@ -19,69 +19,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stsbroker/stsbroker/internal/ownnet"
 )
-
-const ownNetwork = "LISTEN_TEST_NETWORK" // in the environment of a process that inNetwork made: "root" or "user"
-
-// inNetwork reports whether this is a process with a network of its own, whose
-// loopback interface is up. If it is not, it runs the calling test again in such a
-// process, where it is root, of all users or (for an ordinary user) of itself alone.
-func inNetwork(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv(ownNetwork) != "" {
-		if err := setLo("lo", func(r *unix.Ifreq) (uint, error) {
-			r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-			return unix.SIOCSIFFLAGS, nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if !ipv6() {
-			t.Log("without IPv6, which this kernel does not have")
-		}
-		return true
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	again := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
-	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	who := "root"
-	if os.Geteuid() != 0 {
-		who = "user"
-		again.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		again.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
-		again.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
-	}
-	again.Env = append(os.Environ(), ownNetwork+"="+who)
-	var out strings.Builder
-	again.Stdout, again.Stderr = &out, &out
-	if err := again.Start(); err != nil {
-		t.Skipf("not run: no network namespace can be made here: %v", err)
-	}
-	err = again.Wait()
-	switch _, why, _ := strings.Cut(out.String(), "not run: "); {
-	case err == nil && strings.Contains(out.String(), "--- PASS: "+t.Name()+" "):
-	case err == nil && strings.Contains(out.String(), "--- SKIP: "+t.Name()+" "):
-		why, _, _ = strings.Cut(why, "\n")
-		t.Skip("not run: " + why)
-	default:
-		t.Errorf("in a network of its own: %v\n%s", err, out.String())
-	}
-	return false
-}
-
-// ipv6 switches IPv6 on in the network of the thread, and reports whether there is any.
-func ipv6() bool {
-	const all = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
-	_ = os.WriteFile(all, []byte("0"), 0)
-	now, _ := os.ReadFile(all)
-	return string(now) == "0\n"
-}
 
 // usable are the addresses of families that there are.
 func usable(addresses ...string) []string {
-	six := ipv6()
+	six := ownnet.IPv6()
 	return slices.DeleteFunc(addresses, func(a string) bool { return !six && strings.Count(a, ":") > 1 })
 }
 
@@ -169,7 +113,7 @@ func (n *neighbour) run(f func()) {
 }
 
 func TestWithoutIPv6(t *testing.T) {
-	if !inNetwork(t) {
+	if !ownnet.Inside(t) {
 		return
 	}
 	if err := os.WriteFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6", []byte("1"), 0); err != nil {
@@ -194,7 +138,7 @@ func TestWithoutIPv6(t *testing.T) {
 // Security row 7: should a packet from elsewhere come to a loopback listener,
 // as with route_localnet=1, its connection ends without a word.
 func TestOtherAddressesAreRefused(t *testing.T) {
-	if !inNetwork(t) {
+	if !ownnet.Inside(t) {
 		return
 	}
 	for name, address := range map[string]string{"lo:1": "10.99.0.1", "lo:2": "169.254.170.2", "lo:3": "169.254.170.23"} {
@@ -257,7 +201,7 @@ func hops(t *testing.T, c net.Conn) (hops int) {
 // A link-local address that is missing is an error with the command that adds it;
 // once it is there, processes of this host are served, with the kernel's word who they are.
 func TestLinkLocalAddresses(t *testing.T) {
-	if !inNetwork(t) {
+	if !ownnet.Inside(t) {
 		return
 	}
 	needIP(t)
@@ -319,7 +263,7 @@ func TestLinkLocalAddresses(t *testing.T) {
 			}
 		}
 		known(os.Geteuid())
-		if os.Getenv(ownNetwork) == "root" {
+		if ownnet.OfRoot() {
 			onThread(func() {
 				if err := unix.Setfsuid(12345); err != nil {
 					t.Error(err)
@@ -352,7 +296,7 @@ func TestLinkLocalAddresses(t *testing.T) {
 // would any other of this host, and is not answered; who is one hop further does not
 // even see a handshake, and who borrows the address does not finish one.
 func TestNeighboursAreRefused(t *testing.T) {
-	if !inNetwork(t) {
+	if !ownnet.Inside(t) {
 		return
 	}
 	needIP(t)
@@ -381,7 +325,7 @@ func TestNeighboursAreRefused(t *testing.T) {
 		up("n1", "10.98.0.1/24", "fd98::1/64")
 		sysctl(t, "ipv4/ip_forward", "1")
 		ip(t, "ip route add 169.254.0.0/16 via 10.99.0.1")
-		if ipv6() {
+		if ownnet.IPv6() {
 			sysctl(t, "ipv6/conf/all/forwarding", "1")
 			ip(t, "ip route add fd00:ec2::/32 via fd99::1")
 		}
@@ -389,13 +333,13 @@ func TestNeighboursAreRefused(t *testing.T) {
 	far.run(func() {
 		up("f0", "10.98.0.2/24", "fd98::2/64")
 		ip(t, "ip route add default via 10.98.0.1")
-		if ipv6() {
+		if ownnet.IPv6() {
 			ip(t, "ip route add default via fd98::1")
 		}
 	})
 	up("a0", "10.99.0.1/24", "fd99::1/64")
 	ip(t, "ip route add 10.98.0.0/24 via 10.99.0.2")
-	if ipv6() {
+	if ownnet.IPv6() {
 		ip(t, "ip route add fd98::/64 via fd99::2")
 	}
 	if t.Failed() {
@@ -504,11 +448,11 @@ func received(t *testing.T, dev string) string {
 // An address of which it is not known yet whether a neighbour has it too is waited
 // for, and is no missing one.
 func TestTentativeAddress(t *testing.T) {
-	if !inNetwork(t) {
+	if !ownnet.Inside(t) {
 		return
 	}
 	needIP(t)
-	if !ipv6() {
+	if !ownnet.IPv6() {
 		t.Skip("not run: no IPv6 here")
 	}
 	other := newNeighbour(t)
@@ -544,7 +488,7 @@ func TestTentativeAddress(t *testing.T) {
 }
 
 func TestPortWithoutPrivilege(t *testing.T) {
-	if !inNetwork(t) {
+	if !ownnet.Inside(t) {
 		return
 	}
 	needIP(t)
