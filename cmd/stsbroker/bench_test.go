@@ -87,7 +87,7 @@ func newRig(b testing.TB, binary, url, ca string, fake *stsfake.Server, profiles
 			b.Fatal(err)
 		}
 	}
-	r.env = []string{"HOME=" + r.home, "PATH=" + os.Getenv("PATH"), "AWS_ENDPOINT_URL_STS=" + url, "AWS_CA_BUNDLE=" + ca}
+	r.env = []string{"HOME=" + r.home, "PATH=" + os.Getenv("PATH"), "AWS_ENDPOINT_URL_STS=" + url, "AWS_CA_BUNDLE=" + ca, promptRace}
 	return r
 }
 

@@ -54,6 +54,8 @@ func TestMain(m *testing.M) {
 //	encoded           stdout is an encoded message: dev was denied ec2:StartInstances on i-0123, explicitly
 //	imds [METHOD PATH] asks the IMDS door that env last printed, with the token of the last PUT
 //	                  if there was one; a PUT asks for 60 s. stdout is STATUS and body
+//	fetch PATH        asks the container door for a path, as get does for a profile
+//	socket PATH       the same of the socket that gives credentials, without a token
 //	log REGEXP        wants a match in the daemon's stderr
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -83,7 +85,7 @@ func TestScripts(t *testing.T) {
 			}
 			e.Vars = []string{
 				"HOME=" + home, "PATH=" + os.Getenv("PATH"), "WORK=" + e.WorkDir, "XDG_RUNTIME_DIR=" + filepath.Join(e.WorkDir, "run"),
-				"STS=" + run.URL, "AWS_ENDPOINT_URL_STS=" + run.URL, "TMPDIR=" + e.WorkDir, "$=$",
+				"STS=" + run.URL, "AWS_ENDPOINT_URL_STS=" + run.URL, "TMPDIR=" + e.WorkDir, "$=$", promptRace,
 			}
 			free, err := net.Listen("tcp", "127.0.0.1:0") // for a script that needs a port by number
 			if err != nil {
@@ -107,6 +109,10 @@ func TestScripts(t *testing.T) {
 		Cmds: scriptCommands(),
 	})
 }
+
+// promptRace is for programs under the race detector: they sleep a second at their end
+// otherwise, in case another thread has a race to report.
+const promptRace = "GORACE=atexit_sleep_ms=0"
 
 func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args []string) {
 	return map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -200,7 +206,7 @@ func serveCmd(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	w.daemon = exec.Command(path, append([]string{"serve", "--log-level", "debug"}, args...)...)
 	w.daemon.Dir = ts.MkAbs(".")
-	for _, name := range []string{"HOME", "PATH", "XDG_RUNTIME_DIR", "AWS_ENDPOINT_URL_STS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "STSBROKER_CONFIG"} {
+	for _, name := range []string{"HOME", "PATH", "XDG_RUNTIME_DIR", "AWS_ENDPOINT_URL_STS", "GORACE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "STSBROKER_CONFIG"} {
 		if v := ts.Getenv(name); v != "" {
 			w.daemon.Env = append(w.daemon.Env, name+"="+v)
 		}
