@@ -464,6 +464,26 @@ func TestSlowloris(t *testing.T) {
 	if runtime.GOOS == "linux" {
 		doors = append(doors, all["IMDS"](t), all["container without a token"](t))
 	}
+	// Both ends and all that drips share this machine with other tests, so that one
+	// round may be late for no fault of the doors. A door that keeps somebody keeps
+	// them in every round.
+	const rounds = 3
+	for round := 1; ; round++ {
+		held := slowloris(t, doors, n)
+		if held == 0 {
+			return
+		}
+		t.Logf("round %d: %d of %d held after 3.5 s", round, held, n)
+		if round == rounds {
+			t.Fatalf("held after 3.5 s in each of %d rounds", rounds)
+		}
+	}
+}
+
+// slowloris opens n connections that never finish a request, and returns how many
+// were still open after 3.5 s.
+func slowloris(t *testing.T, doors []*front, n int) int64 {
+	t.Helper()
 	var (
 		held    atomic.Int64
 		wg      sync.WaitGroup
@@ -525,7 +545,5 @@ func TestSlowloris(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if held.Load() != 0 {
-		t.Errorf("%d of %d held after 3.5 s", held.Load(), n)
-	}
+	return held.Load()
 }
