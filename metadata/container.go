@@ -195,7 +195,7 @@ func (d *container) choose(u *url.URL, may right) (string, *broker.Error) {
 	case arn != "":
 		switch found := d.withRole(arn, may); len(found) {
 		case 0:
-			return refuse("no profile that is yours to use has exactly this role; stsbroker status shows the roles")
+			return refuse("no profile that is yours to use is configured for exactly this role; ask for /credentials/PROFILE")
 		case 1:
 			return found[0], nil
 		default:

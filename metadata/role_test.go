@@ -25,7 +25,7 @@ func (a answer) has(key string) bool {
 	return a.status == http.StatusOK && strings.Contains(a.body, `"AccessKeyId":"`+key+`"`)
 }
 
-const noRole = "no profile that is yours to use has exactly this role"
+const noRole = "is configured for exactly this role"
 
 func TestRoleARN(t *testing.T) {
 	const (

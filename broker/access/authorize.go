@@ -57,10 +57,12 @@ func unauthorized(what, cause string) error {
 // Authorize implements [broker.Authorizer].
 //
 // At the container door the caller's token decides: it must hold the profile
-// by its exact name and, where it is bound to a user, admit the peer. At the
-// control and the IMDS door, and wherever else nobody shows a token, the peer
-// must be the user who runs the broker, or root, who could become it. Whoever is
-// unknown is refused.
+// by its exact name and, where it is bound to a user, admit the peer. Wherever
+// nobody shows a token, the peer must be the user who runs the broker; whoever is
+// unknown is refused. At the two sockets root is let in too, whose powers opened a
+// file of mode 0600: over TCP, uid 0 may be a container's root without any power, or
+// a service that can be made to fetch an address. The writer of files is the broker
+// itself.
 //
 // What a client reads is the same whether the profile exists or not. Allowing
 // allocates nothing.
@@ -79,13 +81,16 @@ func (t *Tokens) Authorize(_ context.Context, who broker.Caller, profile string)
 			return forbidden(profile, err.Error())
 		}
 		return nil
-	case broker.DoorControl, broker.DoorIMDS, broker.DoorPeer, broker.DoorSocket, broker.DoorFile:
+	case broker.DoorControl, broker.DoorIMDS, broker.DoorPeer, broker.DoorSocket:
+		overFile := who.Door == broker.DoorControl || who.Door == broker.DoorSocket
 		switch {
 		case !known:
 			return forbidden(profile, "the caller's uid is unknown")
-		case uid != 0 && int64(uid) != int64(t.owner):
-			return forbidden(profile, fmt.Sprintf("uid %d is neither the broker's own, %d, nor root", uid, t.owner))
+		case int64(uid) != int64(t.owner) && (uid != 0 || !overFile):
+			return forbidden(profile, fmt.Sprintf("uid %d is not the broker's own, %d", uid, t.owner))
 		}
+		return nil
+	case broker.DoorFile:
 		return nil
 	}
 	return forbidden(profile, fmt.Sprintf("no rule for the door %q", who.Door))

@@ -28,6 +28,11 @@ const (
 	listLimit   = 32 << 20 // bytes; maxTokens of the largest kind fit
 )
 
+// Files are the paths of what rests in the state folder dir.
+func Files(dir string) []string {
+	return []string{filepath.Join(dir, secretFile), filepath.Join(dir, listFile), filepath.Join(dir, lockFile)}
+}
+
 // state is the folder that tokens outlive a process in.
 type state struct {
 	list    string // path of tokens.json

@@ -42,39 +42,52 @@ func IsSelf(line, self string) bool {
 	}
 }
 
-// AskedOfSelf returns the profile that a shell line, as of credential_process,
-// wants from our own executable, at self. ok is false for a line that does
-// anything but run
+// Asked is what a shell line wants from our own executable.
+type Asked struct{ Profile, Config, Socket string } // "" for an option that is not there
+
+// AskedOfSelf reads a shell line, as of credential_process, that asks our own
+// executable, at self, for a profile. ok is false for a line that does anything but
+// run
 //
-//	stsbroker [--config FILE] [--socket PATH] credential-process PROFILE
-func AskedOfSelf(line, self string) (profile string, ok bool) {
+//	stsbroker [--config FILE] [--socket PATH] credential-process [--] PROFILE
+func AskedOfSelf(line, self string) (asked Asked, ok bool) {
 	var words []string
 	for rest := strings.TrimLeft(line, " \t"); rest != ""; rest = strings.TrimLeft(rest, " \t") {
 		var word string
 		before := rest
 		if word, rest = cutWord(rest); len(rest) == len(before) {
-			return "", false // something of the shell's
+			return asked, false // something of the shell's
 		}
 		words = append(words, word)
 	}
 	if len(words) == 0 || !isProgram(words[0], self) {
-		return "", false
+		return asked, false
 	}
 	words = words[1:]
 	for len(words) > 0 && strings.HasPrefix(words[0], "--") {
-		n := 2
-		switch name, _, whole := strings.Cut(words[0], "="); {
-		case name != "--config" && name != "--socket":
-			return "", false
-		case whole:
-			n = 1
+		name, value, whole := strings.Cut(words[0], "=")
+		if words = words[1:]; !whole && len(words) > 0 {
+			value, words = words[0], words[1:]
 		}
-		words = words[min(n, len(words)):]
+		switch name {
+		case "--config":
+			asked.Config = value
+		case "--socket":
+			asked.Socket = value
+		default:
+			return asked, false
+		}
 	}
-	if len(words) != 2 || words[0] != "credential-process" || strings.HasPrefix(words[1], "-") {
-		return "", false
+	if len(words) == 3 && words[1] == "--" {
+		words = append(words[:1], words[2])
+	} else if len(words) == 2 && strings.HasPrefix(words[1], "-") {
+		return asked, false
 	}
-	return words[1], true
+	if len(words) != 2 || words[0] != "credential-process" {
+		return asked, false
+	}
+	asked.Profile = words[1]
+	return asked, true
 }
 
 // runs reports whether a word after a runner leaves the next one a program's:

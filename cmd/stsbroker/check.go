@@ -24,7 +24,7 @@ is a warning, because the others are.`,
 			if err != nil {
 				return err
 			}
-			a, findings, err := newApp(settings{place: p, log: zap.NewNop(), embedded: true})
+			a, findings, err := newApp(settings{place: p, log: zap.NewNop(), embedded: true, check: true})
 			if a != nil {
 				for _, p := range a.catalog.profiles {
 					if p.Hidden { // whom it feeds says what a person should know

@@ -156,6 +156,7 @@ func (r *configReader) listen(to *ListenConfig, n *yaml.Node, p string) {
 		}
 		taken = append(taken, d.name)
 	}
+	to.Socket, to.Control = clean(to.Socket), clean(to.Control)
 	if to.Socket != "" && to.Socket == to.Control {
 		r.fail(seen["socket"], join(p, "socket"), "%s is the control socket; the credentials have a socket of their own", to.Socket)
 	}
@@ -241,12 +242,13 @@ func (r *configReader) tokenFiles(to *[]TokenFileConfig, n *yaml.Node, p string)
 		if err := checkFileName(key.Value); err != nil {
 			r.fail(key, p, "%v", err)
 		}
-		seen, clean := r.mapping(value, at, fields{
+		seen, known := r.mapping(value, at, fields{
 			"path":     r.text(&c.Path, checkAbsolute),
 			"profiles": r.names(&c.Profiles),
 			"uid":      r.uid(&c.UID),
 		})
-		r.need(seen, clean, key, at, "profiles")
+		c.Path = clean(c.Path)
+		r.need(seen, known, key, at, "profiles")
 		*to = append(*to, c)
 	})
 }
@@ -258,19 +260,28 @@ func (r *configReader) files(to *[]FileConfig, n *yaml.Node, p string) {
 		if err := checkFileName(key.Value); err != nil {
 			r.fail(key, p, "%v", err)
 		}
-		seen, clean := r.mapping(value, at, fields{
+		seen, known := r.mapping(value, at, fields{
 			"path":     r.text(&c.Path, checkAbsolute),
 			"profiles": r.names(&c.Profiles),
 		})
-		r.need(seen, clean, key, at, "profiles")
+		c.Path = clean(c.Path)
+		r.need(seen, known, key, at, "profiles")
 		*to = append(*to, c)
 	})
 }
 
+// clean gives a path the spelling by which two that are the same can be told; "" stays.
+func clean(path string) string {
+	if path == "" {
+		return ""
+	}
+	return filepath.Clean(path)
+}
+
 // checkFileName takes what is a file's name everywhere, in a folder of ours.
 func checkFileName(s string) error {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
-	if s == "" || len(s) > 64 || strings.Trim(s, plain) != "" || s[0] == '.' || filepath.Base(s) != s {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
+	if s == "" || len(s) > 64 || strings.Trim(s, letters) != "" || s[0] == '.' || filepath.Base(s) != s {
 		return fmt.Errorf("%q is not a name for a file: letters, digits, and . _ - after the first, 64 at most; the file itself may be anywhere, with path", s)
 	}
 	return nil

@@ -84,12 +84,12 @@ func demo(ctx context.Context, once bool) (err error) {
 	}
 	release, err := a.listenControl()
 	if err != nil {
-		return errors.Join(err, a.tokens.Close())
+		return errors.Join(err, a.close())
 	}
 	defer release()
 	out.mu.Lock() // the first mint begins at once; what serves it is shown first
 	if err := a.listen(ctx); err != nil {
-		return errors.Join(err, a.tokens.Close())
+		return errors.Join(err, a.close())
 	}
 	out.print("the broker serves profile demo at %s, minting at a stand-in for STS at %s", a.urls[0], standIn.URL)
 	out.mu.Unlock()

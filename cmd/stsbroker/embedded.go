@@ -23,7 +23,7 @@ func embedded(ctx context.Context, g *globals, f func(context.Context, control.S
 		return cmp.Or(firstError(findings), err)
 	}
 	if err := a.listen(ctx); err != nil {
-		return err
+		return errors.Join(err, a.close())
 	}
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"os"
 	"slices"
@@ -38,13 +39,18 @@ or the last credentials fetched with it have ended.
     imds        the profile's IMDS endpoint, which knows its callers by their user;
                 listen.imds must have it
     process     prints no variables but the lines of an AWS config file`,
-		Args:              cobra.ExactArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("env needs a profile: stsbroker env PROFILE")
+			}
+			return cobra.ExactArgs(1)(cmd, args)
+		},
 		ValidArgsFunction: completeProfiles(g),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			print, ok := shells[shell]
 			switch {
 			case !ok:
-				return usage("--shell %s: it is one of sh, fish, powershell, dotenv, json", shell)
+				return usage("--shell %s: it is one of sh (bash and zsh read it), fish, powershell, dotenv, json", shell)
 			case !slices.Contains(doorsOfEnv(), door):
 				return usage("--door %s: it is one of %s", door, strings.Join(doorsOfEnv(), ", "))
 			case door != doorContainer && file:
@@ -60,7 +66,7 @@ or the last credentials fetched with it have ended.
 			if err != nil {
 				return err
 			}
-			st, err := s.Status(cmd.Context(), args[0])
+			st, err := statusOfOne(cmd.Context(), s, args[0])
 			if err != nil {
 				return err
 			}
@@ -84,6 +90,15 @@ or the last credentials fetched with it have ended.
 	completeWords(c, "door", doorsOfEnv()...)
 	completeWords(c, "shell", slices.Sorted(maps.Keys(shells))...)
 	return c
+}
+
+// statusOfOne is the status with one profile in it, never with all: "", such as of a
+// shell's variable that is not set, is the name of none.
+func statusOfOne(ctx context.Context, s control.Service, profile string) (control.Status, error) {
+	if profile == "" {
+		return control.Status{}, errors.New("the name of the profile is empty; stsbroker status lists them all")
+	}
+	return s.Status(ctx, profile)
 }
 
 // envVariables lead a shell's programs to the profile that st is of.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -64,6 +65,9 @@ func leading(set map[string]string) variables {
 
 // endpointVariables lead to the container door, on loopback or at ECS's address.
 func (p place) endpointVariables(door string, st control.Status, e control.Endpoint) (variables, error) {
+	if e.URI == "" {
+		return variables{}, errors.New("the broker has no container door: listen.container is empty")
+	}
 	set := map[string]string{varFullURI: e.URI}
 	if door == doorECS {
 		if !slices.Contains(st.Container, "http://169.254.170.2") {
@@ -85,23 +89,29 @@ func (p place) endpointVariables(door string, st control.Status, e control.Endpo
 // address for all, where the token in the file says which profile is meant.
 func (p place) eksVariables(st control.Status) (variables, error) {
 	profile := st.Profiles[0]
+	if profile.Reason != "" {
+		return variables{}, fmt.Errorf("profile %s is unservable: %s", profile.Name, profile.Reason)
+	}
 	i := slices.IndexFunc(st.TokenFiles, func(f control.File) bool { return f.Profiles[0] == profile.Name })
 	if i < 0 {
 		return variables{}, fmt.Errorf("profile %s is the first of no token file; add one to stsbroker.yaml and restart: token_files: { %s: { profiles: [%s] } }", profile.Name, profile.Name, profile.Name)
+	}
+	if problem := st.TokenFiles[i].Problem; problem != "" {
+		return variables{}, fmt.Errorf("the token file %s: %s", st.TokenFiles[i].Path, problem)
 	}
 	if len(st.Container) == 0 {
 		return variables{}, errors.New("the broker has no container door: listen.container is empty")
 	}
 	base := st.Container[0]
-	for _, url := range st.Container {
-		if url == "http://169.254.170.23" || url == "http://[fd00:ec2::23]" {
-			base = url
+	for _, door := range st.Container {
+		if host := hostOf(door); host == "169.254.170.23" || host == "fd00:ec2::23" {
+			base = door
 			break
 		}
 	}
 	set := map[string]string{varFullURI: base + "/v1/credentials", varTokenFile: st.TokenFiles[i].Path, varNoIMDS: "true"}
 	if !isLoopbackURL(base) {
-		undisturbed(set, strings.Trim(strings.TrimPrefix(base, "http://"), "[]"))
+		undisturbed(set, hostOf(base))
 	}
 	return leading(set), p.complete(set, profile.Region)
 }
@@ -110,17 +120,16 @@ func (p place) eksVariables(st control.Status) (variables, error) {
 // look at the container endpoint first, so its variables are unset.
 func (p place) imdsVariables(st control.Status) (variables, error) {
 	profile := st.Profiles[0]
+	if profile.Reason != "" {
+		return variables{}, fmt.Errorf("profile %s is unservable: %s", profile.Name, profile.Reason)
+	}
 	i := slices.IndexFunc(st.IMDS, func(l control.IMDS) bool { return l.Profile == profile.Name })
 	if i < 0 {
 		return variables{}, fmt.Errorf("profile %s has no IMDS endpoint; add it to stsbroker.yaml and restart: listen: { imds: [{ profile: %s }] }", profile.Name, profile.Name)
 	}
-	if profile.Reason != "" {
-		return variables{}, fmt.Errorf("profile %s is unservable: %s", profile.Name, profile.Reason)
-	}
 	set := map[string]string{varIMDS: st.IMDS[i].URL}
 	hosts := []string{"127.0.0.1", "localhost", "169.254.169.254"}
-	if host, ok := strings.CutPrefix(st.IMDS[i].URL, "http://["); ok { // programs differ on whether it has its brackets there
-		host, _, _ = strings.Cut(host, "]")
+	if host := hostOf(st.IMDS[i].URL); strings.Contains(host, ":") { // programs differ on whether it has its brackets there
 		hosts = append(hosts, host, "["+host+"]")
 	}
 	undisturbed(set, hosts...)
@@ -140,10 +149,20 @@ func undisturbed(set map[string]string, hosts ...string) {
 	}
 }
 
-// direct adds hosts to a NO_PROXY.
+// hostOf is the host of a door's URL, an IPv6 address without brackets.
+func hostOf(door string) string {
+	u, err := url.Parse(door)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
+
+// direct adds hosts to a NO_PROXY. Only a * that stands alone is all hosts to every
+// client.
 func direct(old string, hosts []string) string {
 	list := strings.FieldsFunc(old, func(r rune) bool { return r == ',' || r == ' ' })
-	if slices.Contains(list, "*") {
+	if strings.TrimSpace(old) == "*" {
 		return old
 	}
 	for _, h := range hosts {
@@ -184,7 +203,11 @@ func (p place) processLines(w io.Writer, g *globals, profile control.Profile) er
 			words = append(words, option.name, absolute(option.value))
 		}
 	}
-	words = append(words, "credential-process", profile.Name)
+	words = append(words, "credential-process")
+	if strings.HasPrefix(profile.Name, "-") {
+		words = append(words, "--")
+	}
+	words = append(words, profile.Name)
 	for i, word := range words {
 		words[i] = shQuote(word)
 		if runtime.GOOS == "windows" && words[i] != word {

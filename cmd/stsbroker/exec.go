@@ -40,6 +40,9 @@ If no credentials can be had, CMD is not started and the status is 1. Otherwise
 the status is CMD's (127 if there is no such program, 126 if it cannot be run,
 128 and the signal's number if a signal ended it).`,
 		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 && strings.HasPrefix(args[1], "--") && len(args[1]) > 2 {
+				return fmt.Errorf("%s stands before the profile: stsbroker exec %s ... PROFILE -- CMD [ARGS...]", args[1], args[1])
+			}
 			if _, argv := split(args); len(argv) == 0 {
 				return errors.New("exec needs a profile and a command: stsbroker exec PROFILE -- CMD [ARGS...]")
 			}
@@ -92,10 +95,18 @@ func runChild(ctx context.Context, g *globals, s control.Service, profile, door 
 	ends, deaf := hangup(ctx)
 	defer deaf()
 	stop := context.AfterFunc(ends, release)
-	c, err := child(held, s, profile)
+	if door != doorContainer { // one that is not there is told before a mint, and a code for it
+		_, err = p.childVariables(held, s, profile, door, control.Endpoint{URI: "http://127.0.0.1"})
+	}
+	var c control.Child
 	var vars variables
 	if err == nil {
-		vars, err = p.childVariables(held, s, profile, door, c.Endpoint)
+		c, err = child(held, s, profile)
+	}
+	if err == nil {
+		if vars, err = p.childVariables(held, s, profile, door, c.Endpoint); err != nil {
+			c.Release()
+		}
 	}
 	if !stop() { // as late as can be: the next thing is the command's start
 		return interrupted(ends)
@@ -119,11 +130,11 @@ func (p place) childVariables(ctx context.Context, s control.Service, profile, d
 	if door == doorContainer {
 		return p.endpointVariables(door, control.Status{}, e)
 	}
-	st, err := s.Status(ctx, profile)
-	if err != nil {
+	st, err := statusOfOne(ctx, s, profile)
+	switch {
+	case err != nil:
 		return variables{}, err
-	}
-	if door == doorIMDS {
+	case door == doorIMDS:
 		return p.imdsVariables(st)
 	}
 	return p.endpointVariables(door, st, e)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -33,15 +33,6 @@ func (a *app) credentialSocket() string {
 	return filepath.Join(a.runtime, "creds.sock") // shorter than the control socket's: a path that does for one does for both
 }
 
-// makeFolderOf makes the folder of a file at its default path. Others are there, and
-// nobody else can write to them.
-func makeFolderOf(path string, isDefault bool) error {
-	if isDefault {
-		return securefile.MakeFolder(filepath.Dir(path))
-	}
-	return securefile.CheckFolders(filepath.Dir(path))
-}
-
 // credentialFiles tells the writers of credentials files what happens.
 type credentialFiles struct{ writers []*credfile.Writer }
 
@@ -54,32 +45,33 @@ func (c *credentialFiles) Observe(e broker.Event) {
 
 // keepCredentialFiles prepares the writers. They mint nothing of their own accord but
 // what is prefetched, and so is every profile that they have, unless a person is
-// needed for it.
+// needed for it. Their folders are this user's alone: in one that others may put files
+// into, they could get in the way.
 func (a *app) keepCredentialFiles() error {
+	for _, path := range leftovers(a.credentialsFile(FileConfig{Name: "x"})) { // of files that are configured no more
+		if credfile.IsOurs(path) && !slices.ContainsFunc(a.cfg.Files, func(f FileConfig) bool { return a.credentialsFile(f) == path }) {
+			if err := credfile.Sweep(path); err != nil {
+				return err
+			}
+		}
+	}
 	for _, f := range a.cfg.Files {
 		path := a.credentialsFile(f)
-		err := makeFolderOf(path, f.Path == "")
-		if err == nil && f.Path == "" { // who gives a path has been warned
-			err = inMemory(a.place, f)
+		fault := func(err error) error { return fmt.Errorf("%s:%d: files.%s: %w", a.cfg.File, f.Line, f.Name, err) }
+		if err := securefile.MakeFolder(filepath.Dir(path)); err != nil {
+			return fault(err)
 		}
-		if err == nil {
-			err = credfile.Check(path)
-		}
-		if err == nil { // a dead broker's, before anything is minted
-			err = credfile.Sweep(path)
-		}
-		if err != nil {
-			return fmt.Errorf("%s:%d: files.%s: %w", a.cfg.File, f.Line, f.Name, err)
+		if err := credfile.Sweep(path); err != nil { // a dead broker's, before anything is minted
+			return fault(err)
 		}
 		for _, p := range f.Profiles {
 			a.prefetch(p)
 		}
-		who := broker.Caller{Door: broker.DoorFile, Peer: broker.NewPeer(uint32(os.Getuid()), int32(os.Getpid()))}
-		w, err := credfile.New(credfile.File{Path: path, Profiles: f.Profiles}, a.broker, who, func(err error) {
+		w, err := credfile.New(credfile.File{Path: path, Profiles: f.Profiles}, a.broker, broker.Caller{Door: broker.DoorFile}, func(err error) {
 			a.log.Warn("credentials file", zap.String("file", path), zap.Error(err))
 		})
 		if err != nil {
-			return fmt.Errorf("%s:%d: files.%s: %w", a.cfg.File, f.Line, f.Name, err)
+			return fault(err)
 		}
 		a.files.writers = append(a.files.writers, w)
 		a.serving = append(a.serving, w.Run)
@@ -94,10 +86,14 @@ const tokenCheck = time.Minute
 // keepTokenFiles writes the token files, and env's of an earlier run: shells still
 // have their paths.
 func (a *app) keepTokenFiles() error {
+	a.ending = append(a.ending, func() error { return os.RemoveAll(a.tokenFolder()) })
 	for _, issued := range a.tokens.EnvFiles() {
 		if err := a.writeEnvToken(issued); err != nil {
 			return err
 		}
+	}
+	if err := a.sweepTokenFiles(); err != nil {
+		return err
 	}
 	for _, f := range a.cfg.TokenFiles {
 		k := tokenFile{app: a, TokenFileConfig: f, path: a.tokenFile(f)}
@@ -105,8 +101,33 @@ func (a *app) keepTokenFiles() error {
 			return fmt.Errorf("%s:%d: token_files.%s: %w", a.cfg.File, f.Line, f.Name, err)
 		}
 		a.serving = append(a.serving, k.run)
+		a.ending = append(a.ending, k.remove)
 	}
 	return nil
+}
+
+// sweepTokenFiles removes what a broker that was killed left in the default folder for
+// files that are configured no more.
+func (a *app) sweepTokenFiles() (err error) {
+	for _, path := range leftovers(a.tokenFile(TokenFileConfig{Name: "x"})) {
+		k := tokenFile{app: a, path: path}
+		if !slices.ContainsFunc(a.cfg.TokenFiles, func(f TokenFileConfig) bool { return a.tokenFile(f) == path }) && k.problem() == "" {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}
+	return err
+}
+
+// leftovers are the files in the folder of path.
+func leftovers(path string) (paths []string) {
+	folder := filepath.Dir(path)
+	entries, _ := os.ReadDir(folder) // it need not be there
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			paths = append(paths, filepath.Join(folder, e.Name()))
+		}
+	}
+	return paths
 }
 
 // writeEnvToken puts a token of env in its file.
@@ -130,24 +151,42 @@ func (k tokenFile) begin() error {
 	if k.UID != nil && !k.bind {
 		return errors.New("uid cannot be had here, where the kernel does not tell which user connects; remove it")
 	}
-	if err := makeFolderOf(k.path, k.Path == ""); err != nil {
+	folder := filepath.Dir(k.path)
+	if k.Path == "" {
+		if err := securefile.MakeFolder(folder); err != nil {
+			return err
+		}
+	} else if err := securefile.CheckFolders(folder); err != nil { // a service of another user may have to look into it
 		return err
-	}
-	if held, err := k.held(); err != nil {
-		return err
-	} else if held != "" && !access.IsToken(held) {
-		return fmt.Errorf("%s is not a token file of stsbroker's; move it away, or give another path", k.path)
 	}
 	return k.write()
 }
 
-// held is what the file holds, "" for no file.
+// held is what the file holds. It is an error when that is no token of stsbroker's:
+// such a file is somebody else's, and is never touched. A missing one is not.
 func (k tokenFile) held() (string, error) {
 	b, err := securefile.Read(k.path, 4096)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return "", nil
+	case err != nil:
+		return "", err
+	case !access.IsToken(string(b)):
+		return "", fmt.Errorf("%s is not a token file of stsbroker's; move it away, or give another path", k.path)
 	}
-	return string(bytes.TrimSpace(b)), err
+	return string(b), nil
+}
+
+// problem is what is wrong with the file now, "" for nothing.
+func (k tokenFile) problem() string {
+	held, err := k.held()
+	switch {
+	case err != nil:
+		return err.Error()
+	case held == "":
+		return "it is missing, and is written again within a minute"
+	}
+	return ""
 }
 
 // write brings the file up to date, whole at every moment. There is no newline at its
@@ -157,21 +196,27 @@ func (k tokenFile) write() error {
 	if err != nil {
 		return err
 	}
-	if held, err := k.held(); err == nil && held == value.Reveal() {
-		return nil
+	held, err := k.held()
+	if err != nil || held == value.Reveal() {
+		return err
 	}
 	return securefile.Write(k.path, []byte(value.Reveal()))
 }
 
-// run keeps the file until ctx ends, and then takes it away.
+// run keeps the file until ctx ends.
 func (k tokenFile) run(ctx context.Context) error {
 	for pause(ctx, tokenCheck) {
 		if err := k.write(); err != nil {
-			k.log.Warn("a token file could not be written", zap.String("file", k.path), zap.Error(err))
+			k.log.Warn("token file", zap.String("file", k.path), zap.Error(err))
 		}
 	}
-	if held, err := k.held(); err == nil && access.IsToken(held) { // else somebody else's by now
-		return os.Remove(k.path)
-	}
 	return nil
+}
+
+// remove takes the file away, unless it is somebody else's by now.
+func (k tokenFile) remove() error {
+	if held, err := k.held(); err != nil || held == "" {
+		return err
+	}
+	return os.Remove(k.path)
 }

@@ -49,6 +49,18 @@ func (p place) credentialsFile(f FileConfig) string {
 	return cmp.Or(f.Path, filepath.Join(p.runtime, "files", f.Name))
 }
 
+// ownFiles are the files and sockets that a broker makes at fixed places.
+func (p place) ownFiles(l ListenConfig) (paths []string) {
+	sockets := []string{p.control, filepath.Join(p.runtime, "creds.sock")}
+	if l.Socket != "" && l.Socket != socketOff {
+		sockets = append(sockets, l.Socket)
+	}
+	for _, s := range sockets {
+		paths = append(paths, s, s+".lock")
+	}
+	return append(paths, access.Files(p.state)...)
+}
+
 // changed returns the overrides that are set.
 func (p place) changed() []string {
 	return slices.DeleteFunc(slices.Clone(overrides), func(v string) bool { return p.getenv(v) == "" })
@@ -107,16 +119,27 @@ func findPlace(g *globals, system bool) (place, error) {
 // ownEnvironment hides what env and exec set: in a shell that has it, the broker is
 // to be as it would be without.
 func ownEnvironment(getenv func(string) string) func(string) string {
-	ours := access.IsToken(getenv(varToken)) || strings.Contains(getenv(varTokenFile), "/stsbroker/token")
+	ours := access.IsToken(getenv(varToken)) || holdsToken(getenv(varTokenFile)) || isLoopbackURL(getenv(varIMDS))
 	return func(name string) string {
 		switch name {
-		case "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED", varFullURI, varRelativeURI, varToken, varTokenFile:
+		case "AWS_REGION", "AWS_DEFAULT_REGION", varNoIMDS, varFullURI, varRelativeURI, varToken, varTokenFile, varIMDS:
 			if ours {
 				return ""
 			}
 		}
 		return getenv(name)
 	}
+}
+
+// holdsToken reports whether the file at path holds a token of ours, or is at a path
+// of ours and gone, as it is between two runs of a broker.
+func holdsToken(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > 1<<10 { // a pipe would wait for its writer
+		return strings.Contains(path, "/stsbroker/token") || strings.Contains(path, "/stsbroker/run/token")
+	}
+	b, err := os.ReadFile(path)
+	return err == nil && access.IsToken(string(b))
 }
 
 // environ is what commands that the broker runs may be given; see

@@ -30,17 +30,7 @@ type catalog struct {
 	settings map[string]error       // AWS profiles that only hold settings: what to tell who asks for one
 	sites    map[string]awssts.Site // by profile: where its calls of STS go
 	sessions map[string]string      // profiles that are a session of a key without MFA: the key
-	roles    map[string]string      // by profile: the role that it is configured for
-}
-
-// withRole returns the profiles whose role has exactly this ARN.
-func (c *catalog) withRole(arn string) (names []string) {
-	for _, p := range c.profiles {
-		if c.roles[p.Name] == arn && !p.Hidden && !p.Once {
-			names = append(names, p.Name)
-		}
-	}
-	return names
+	roles    map[string][]string    // profiles, by the ARN of the role that they are configured for
 }
 
 // cataloguer turns definitions into minters. It calls nobody.
@@ -52,13 +42,16 @@ type cataloguer struct {
 	sts   *awssts.STS
 	self  string           // this executable
 	own   []netip.AddrPort // of our listeners
-	out   catalog
 
-	aliases []alias
+	embedded bool // for one command
+	out      catalog
+
+	aliases map[string]string // by profile: which one its credential_process asks us for
 }
 
 func (c *cataloguer) build() catalog {
-	c.out = catalog{keys: custody.Set{}, settings: map[string]error{}, sites: map[string]awssts.Site{}, sessions: map[string]string{}, roles: map[string]string{}}
+	c.out = catalog{keys: custody.Set{}, settings: map[string]error{}, sites: map[string]awssts.Site{}, sessions: map[string]string{}, roles: map[string][]string{}}
+	c.aliases = map[string]string{}
 	for _, k := range c.cfg.Keys {
 		switch k.Custody {
 		case custodyEnv:
@@ -79,6 +72,11 @@ func (c *cataloguer) build() catalog {
 		}
 	}
 	c.surroundings()
+	for _, p := range c.aws.Profiles {
+		if target, ok := c.askedOfUs(p); ok {
+			c.aliases[p.Name] = target
+		}
+	}
 	mine := map[string]bool{}
 	for _, p := range c.cfg.Profiles {
 		mine[p.Name] = true
@@ -97,10 +95,8 @@ func (c *cataloguer) build() catalog {
 			c.addKey(p)
 		}
 		if mine[p.Name] {
-			if p.Process != nil {
-				if target, ok := process.AskedOfSelf(p.Process.Command, c.self); ok && target == p.Name {
-					continue // the lines that env prints for it
-				}
+			if target, ok := c.askedOfUs(p); ok && target == p.Name {
+				continue // the lines that env prints for it
 			}
 			c.note(c.cfg.File, 0, SeverityWarning, "profile %s is also at %s; the one here counts", p.Name, p.Origin)
 			continue
@@ -109,7 +105,10 @@ func (c *cataloguer) build() catalog {
 	}
 	c.resolveAliases()
 	c.checkNamed()
-	c.checkFiles()
+	c.checkAddresses()
+	if !c.embedded { // that one writes no files
+		c.checkFiles()
+	}
 	if warning := custody.Exposed(c.files.Credentials); warning != "" {
 		c.note(c.files.Credentials, 0, SeverityWarning, "%s", warning)
 	}
@@ -211,7 +210,7 @@ func (c *cataloguer) fromConfig(p ProfileConfig) broker.Profile {
 			Assertion: d.input("SAML assertion", p.SAML.Assertion), Duration: p.SAML.Duration,
 		}
 		d.mint("AssumeRoleWithSAML", broker.Ref{}, cmp.Or(awssts.AccountOf(m.ARN), "saml "+p.Name), cmp.Or(m.ARN, m.PrincipalARN), func(at awssts.Site) broker.Minter { m.Site = at; return c.sts.SAML(m) })
-		c.out.roles[p.Name] = m.ARN
+		d.ofRole(m.ARN)
 		d.shortNote(m.Duration)
 	case p.Federation != nil:
 		f := p.Federation
@@ -247,9 +246,10 @@ func (c *cataloguer) signer(r broker.Ref) broker.Ref {
 }
 
 // sessionOf returns the key and the MFA device of a profile that is a session of
-// GetSessionToken, by itself or because the chain of the SDKs leads to one; ""
-// for any other.
+// GetSessionToken, by itself, by another name, or because the chain of the SDKs leads
+// to one; "" for any other.
 func (c *cataloguer) sessionOf(profile string) (key, device string) {
+	profile, _ = c.behind(profile)
 	for _, p := range c.cfg.Profiles {
 		switch {
 		case p.Name != profile:
@@ -403,7 +403,7 @@ func (d *draft) role(m awssts.Role, source broker.Ref) {
 	d.sessionName(&m.SessionName)
 	d.mint("AssumeRole", source, "", m.ARN, func(at awssts.Site) broker.Minter { m.Site = at; return d.sts.Role(m) })
 	d.roleARN(m.ARN)
-	d.cataloguer.out.roles[d.out.Name] = m.ARN
+	d.ofRole(m.ARN)
 	d.person(m.MFA)
 	d.shortNote(m.Duration)
 }
@@ -412,8 +412,15 @@ func (d *draft) webIdentity(m awssts.WebIdentity) {
 	d.sessionName(&m.SessionName)
 	d.mint("AssumeRoleWithWebIdentity", broker.Ref{}, "", m.ARN, func(at awssts.Site) broker.Minter { m.Site = at; return d.sts.WebIdentity(m) })
 	d.roleARN(m.ARN)
-	d.cataloguer.out.roles[d.out.Name] = m.ARN
+	d.ofRole(m.ARN)
 	d.shortNote(m.Duration)
+}
+
+// ofRole notes the role that the profile is for, where clients may ask for that.
+func (d *draft) ofRole(arn string) {
+	if arn != "" && !d.out.Hidden && !d.out.Once {
+		d.cataloguer.out.roles[arn] = append(d.cataloguer.out.roles[arn], d.out.Name)
+	}
 }
 
 // sessionName fills a template in. What the document has was checked with it; the

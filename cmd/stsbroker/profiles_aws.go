@@ -11,7 +11,6 @@ import (
 	"github.com/stsbroker/stsbroker/broker/awsconfig"
 	"github.com/stsbroker/stsbroker/broker/awssts"
 	"github.com/stsbroker/stsbroker/broker/custody"
-	"github.com/stsbroker/stsbroker/broker/process"
 	"github.com/stsbroker/stsbroker/internal/securefile"
 )
 
@@ -63,9 +62,11 @@ func (d *draft) asAWS(p awsconfig.Profile) {
 		w := p.WebIdentity
 		d.webIdentity(awssts.WebIdentity{ARN: w.ARN, SessionName: w.SessionName, Token: awssts.File("web identity token", d.expand(w.TokenFile)), Duration: w.Duration})
 	case p.Process != nil:
-		if target, ok := process.AskedOfSelf(p.Process.Command, d.self); ok {
+		if target, ok := d.askedOfUs(p); ok { // see resolveAliases
 			d.out.Action = "credential_process"
-			d.cataloguer.aliases = append(d.cataloguer.aliases, alias{d.out.Name, target})
+			if d.out.Name != p.Name { // the chain of the SDKs led here
+				d.cataloguer.aliases[d.out.Name] = target
+			}
 			break
 		}
 		if err := trusted(d.files.Config, d.files.Credentials); err != nil {

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"net/netip"
+	"path/filepath"
 	"slices"
 	"time"
 
-	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/broker/awsconfig"
+	"github.com/stsbroker/stsbroker/broker/process"
 	"github.com/stsbroker/stsbroker/metadata/credfile"
 )
 
@@ -82,6 +86,9 @@ func (c *cataloguer) checkNamed() {
 // are never somebody else's, and the broker reads none of them.
 func (c *cataloguer) checkFiles() {
 	taken := map[string]string{c.cfg.File: "this document", c.files.Config: "the AWS configuration", c.files.Credentials: "the AWS credentials file"}
+	for _, path := range c.ownFiles(c.cfg.Listen) {
+		taken[path] = "a file of stsbroker's own"
+	}
 	delete(taken, "")
 	take := func(where string, line int, path string) bool {
 		if whose := taken[path]; whose != "" {
@@ -92,30 +99,54 @@ func (c *cataloguer) checkFiles() {
 		return true
 	}
 	for _, f := range c.cfg.TokenFiles {
-		take("token_files."+f.Name, f.Line, c.tokenFile(f))
+		k := tokenFile{path: c.tokenFile(f)}
+		if !take("token_files."+f.Name, f.Line, k.path) {
+			continue
+		}
+		if _, err := k.held(); err != nil {
+			c.note(c.cfg.File, f.Line, SeverityError, "token_files.%s: %v", f.Name, err)
+		}
 	}
 	for _, f := range c.cfg.Files {
-		where, path := "files."+f.Name, c.credentialsFile(f)
-		if !take(where, f.Line, path) {
+		where := "files." + f.Name
+		if !take(where, f.Line, c.credentialsFile(f)) {
 			continue
 		}
 		if err := credfile.CheckProfiles(f.Profiles); err != nil {
 			c.note(c.cfg.File, f.Line, SeverityError, "%s: %v", where, err)
 		}
-		if err := inMemory(c.place, f); err != nil {
-			c.note(c.cfg.File, f.Line, SeverityWarning, "%s: %v", where, err)
+		if err := credfile.Check(c.credentialsFile(f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			c.note(c.cfg.File, f.Line, SeverityError, "%s: %v", where, err)
 		}
+		onDisk, err := credfile.OnDisk(c.credentialsFile(f))
+		if err == nil && !onDisk {
+			continue
+		}
+		if err == nil {
+			err = fmt.Errorf("%s is on a disk, where deleted secrets can be found again; give it a path in memory, such as /dev/shm/%s/credentials", c.credentialsFile(f), f.Name)
+		}
+		severity := SeverityError
+		if onDisk && f.Path != "" { // it was asked for by name
+			severity = SeverityWarning
+		}
+		c.note(c.cfg.File, f.Line, severity, "%s: %v", where, err)
 	}
 }
 
-// inMemory says what is wrong with a file of credentials on a disk.
-func inMemory(p place, f FileConfig) error {
-	path := p.credentialsFile(f)
-	onDisk, err := credfile.OnDisk(path)
-	if err == nil && onDisk {
-		err = fmt.Errorf("%s is on a disk, where deleted secrets can be found again; give it a path in memory, such as /dev/shm/%s/credentials", path, f.Name)
+// checkAddresses warns of doors that know their callers by the user alone, at
+// addresses that a container's helper reaches in that user's name.
+func (c *cataloguer) checkAddresses() {
+	const forwarded = "%s: at %s every program of this user is served, and so is a rootless container of the user's (slirp4netns, pasta) that asks this address; an address on loopback is out of its reach"
+	for _, l := range c.cfg.Listen.Container {
+		if l.WithoutToken != nil {
+			c.note(c.cfg.File, l.Line, SeverityWarning, forwarded, "listen.container", l.Address)
+		}
 	}
-	return err
+	for _, l := range c.cfg.Listen.IMDS {
+		if at, err := netip.ParseAddrPort(l.Address); err == nil && !at.Addr().IsLoopback() {
+			c.note(c.cfg.File, l.Line, SeverityWarning, forwarded, "listen.imds", l.Address)
+		}
+	}
 }
 
 // withoutOurs leaves out of the AWS files what a broker wrote: it is never a source.
@@ -128,48 +159,74 @@ func withoutOurs(f awsconfig.Files) (awsconfig.Files, *Finding) {
 	return f, &Finding{File: ours, Severity: SeverityWarning, Text: "not read: a broker writes this file, and does not take credentials from itself; AWS_SHARED_CREDENTIALS_FILE of serve should name another"}
 }
 
-// alias is a profile of the AWS files that asks this program for another profile.
-type alias struct{ name, target string }
+// askedOfUs returns the profile that a profile of the AWS files has its
+// credential_process ask this very broker for. Another broker, at another socket or
+// with another configuration, is none of ours, and no source either.
+func (c *cataloguer) askedOfUs(p awsconfig.Profile) (target string, ok bool) {
+	if p.Process == nil {
+		return "", false
+	}
+	asked, ok := process.AskedOfSelf(p.Process.Command, c.self)
+	ours := func(option, own string) bool { return option == "" || filepath.Clean(c.expand(option)) == own }
+	if !ok || !ours(asked.Socket, c.control) || !ours(asked.Config, c.config) {
+		return "", false
+	}
+	return asked.Profile, true
+}
+
+// behind follows the aliases from a profile to the one that has the credentials. ok
+// is false where they go in a circle.
+func (c *cataloguer) behind(profile string) (target string, ok bool) {
+	for range len(c.aliases) + 1 {
+		next, is := c.aliases[profile]
+		if !is {
+			return profile, true
+		}
+		profile = next
+	}
+	return profile, false
+}
 
 // resolveAliases gives each alias what its target has, so that they share a lease
 // where the broker would otherwise ask itself.
 func (c *cataloguer) resolveAliases() {
-	find := func(name string) int {
-		return slices.IndexFunc(c.out.profiles, func(p broker.Profile) bool { return p.Name == name })
+	at := map[string]int{}
+	for i, p := range c.out.profiles {
+		at[p.Name] = i
 	}
-	for _, a := range c.aliases {
-		target := a.target
-		for range c.aliases { // a longer way than this goes in a circle
-			if i := slices.IndexFunc(c.aliases, func(b alias) bool { return b.name == target }); i >= 0 {
-				target = c.aliases[i].target
-			}
+	for name := range c.aliases {
+		i, served := at[name]
+		if !served { // defined in the document too, and that counts
+			continue
 		}
-		own := &c.out.profiles[find(a.name)]
-		i := find(target)
+		own := &c.out.profiles[i]
+		target, ok := c.behind(name)
+		j, there := at[target]
 		switch {
-		case slices.ContainsFunc(c.aliases, func(b alias) bool { return b.name == target }):
+		case !ok:
 			own.Unservable = fmt.Errorf("%s: profile %s: its credential_process asks stsbroker for itself; name the profile that has the credentials there", own.Origin, own.Name)
 			continue
-		case i < 0 || c.out.profiles[i].Hidden:
+		case !there || c.out.profiles[j].Hidden:
 			own.Unservable = fmt.Errorf("%s: profile %s: its credential_process asks stsbroker for profile %s, which it does not serve; correct the name", own.Origin, own.Name, oneLine(target))
 			continue
 		}
-		p := c.out.profiles[i]
+		p := c.out.profiles[j]
 		p.Name, p.Origin, p.Hidden, p.Prefetch = own.Name, own.Origin, own.Hidden, false
-		if own.Region != "" {
-			p.Region = own.Region
+		if section := c.awsProfile(name); section != nil && section.Region != "" {
+			p.Region = section.Region
 		}
 		p.Notes = []string{"the same as profile " + target + ", which its credential_process asks stsbroker for"}
 		*own = p
-		c.out.sites[p.Name], c.out.roles[p.Name] = c.out.sites[target], c.out.roles[target]
+		c.out.sites[name] = c.out.sites[target]
 		if key, plain := c.out.sessions[target]; plain {
-			c.out.sessions[p.Name] = key
+			c.out.sessions[name] = key
 		}
 	}
 }
 
 // life is the duration that the profile asks for, 0 where it names none.
 func (c *cataloguer) life(profile string) time.Duration {
+	profile, _ = c.behind(profile)
 	for _, p := range c.cfg.Profiles {
 		if p.Name == profile {
 			return p.life()

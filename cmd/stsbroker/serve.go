@@ -60,13 +60,12 @@ func serve(ctx context.Context, g *globals, system bool, level string) error {
 func (a *app) daemon(ctx context.Context, findings []Finding) (err error) {
 	release, err := a.listenControl()
 	if err != nil {
-		return errors.Join(err, a.tokens.Close())
+		return errors.Join(err, a.close())
 	}
 	defer release()
 	if err := a.listen(ctx); err != nil {
-		return errors.Join(err, a.tokens.Close())
+		return errors.Join(err, a.close())
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(a.tokenFolder())) }()
 	a.greet(findings)
 	return a.run(ctx)
 }

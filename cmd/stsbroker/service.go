@@ -14,6 +14,7 @@ import (
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/broker/access"
 	"github.com/stsbroker/stsbroker/internal/control"
+	"github.com/stsbroker/stsbroker/metadata/credfile"
 	"github.com/stsbroker/stsbroker/metadata/listen"
 )
 
@@ -72,11 +73,14 @@ func explain(err error) *control.Error {
 // which profiles there are, so it is told what is wrong with this one.
 func (l local) ask(profile string) (broker.Ask, error) {
 	a := broker.Ask{Caller: l.who, Profile: profile, Patience: commandPatience}
+	if profile == "" {
+		return a, &control.Error{Kind: "forbidden", Message: "the name of the profile is empty; stsbroker status lists them all"}
+	}
 	if reason := l.catalog.settings[profile]; reason != nil {
 		return a, &control.Error{Kind: "config", Profile: profile, Message: reason.Error()}
 	}
 	if _, known := l.definition(profile); !known {
-		return a, &control.Error{Kind: "forbidden", Profile: profile, Message: "there is no profile " + profile + didYouMean(profile, l.names()) + "; stsbroker status lists them all"}
+		return a, &control.Error{Kind: "forbidden", Profile: profile, Message: "there is no profile " + profile + didYouMean(profile, l.names()) + "; stsbroker status lists them all (one that was added since the broker was started needs a restart)"}
 	}
 	return a, nil
 }
@@ -130,6 +134,9 @@ func (l local) getForChild(ctx context.Context, profile, token string) error {
 func patient(ctx context.Context, a broker.Ask, gap time.Duration, ask func(context.Context, broker.Ask) (*broker.Set, error)) (*broker.Set, error) {
 	for until := time.Now().Add(a.Patience); ; a.Patience = time.Until(until) {
 		set, err := ask(ctx, a)
+		if err != nil && ctx.Err() != nil { // the client has gone, or the broker goes
+			return nil, &broker.Error{Kind: broker.KindUnavailable, Profile: a.Profile, Public: "profile " + a.Profile + ": the broker was stopped while it waited for STS; ask again when it runs", Cause: err}
+		}
 		if err == nil || !broker.AsError(err).Kind.Passes() || time.Until(until) <= 0 || !pause(ctx, gap) {
 			return set, err
 		}
@@ -143,10 +150,15 @@ func (l local) Status(_ context.Context, profile string) (control.Status, error)
 		Lame: []control.Region{}, Profiles: []control.Profile{}, Socket: l.socket, TokenFiles: []control.File{}, Files: []control.File{},
 	}
 	for _, f := range l.cfg.TokenFiles {
-		out.TokenFiles = append(out.TokenFiles, control.File{Path: l.tokenFile(f), Profiles: f.Profiles})
+		k := tokenFile{app: l.app, TokenFileConfig: f, path: l.tokenFile(f)}
+		out.TokenFiles = append(out.TokenFiles, control.File{Path: k.path, Profiles: f.Profiles, Problem: k.problem()})
 	}
 	for _, f := range l.cfg.Files {
-		out.Files = append(out.Files, control.File{Path: l.credentialsFile(f), Profiles: f.Profiles})
+		file := control.File{Path: l.credentialsFile(f), Profiles: f.Profiles}
+		if err := credfile.Check(file.Path); err != nil {
+			file.Problem = err.Error()
+		}
+		out.Files = append(out.Files, file)
 	}
 	for _, h := range l.sts.Health() {
 		out.Lame = append(out.Lame, control.Region{Name: h.Region, Since: h.Since, Why: h.Why})
@@ -245,9 +257,6 @@ func (a *app) tokenFolder() string { return filepath.Join(a.runtime, "tokens") }
 
 // servable refuses profiles that no token should be made for.
 func (l local) servable(profile string) error {
-	if len(l.urls) == 0 {
-		return &control.Error{Kind: "config", Message: "the broker has no container door: listen.container is empty in " + l.cfg.File}
-	}
 	st, err := l.Status(context.Background(), profile)
 	if err != nil {
 		return err
@@ -319,7 +328,19 @@ func (l local) Tokens(context.Context) ([]control.Token, error) {
 }
 
 // RevokeToken implements control.Service.
-func (l local) RevokeToken(_ context.Context, name string) error { return l.tokens.Revoke(name) }
+func (l local) RevokeToken(_ context.Context, name string) error {
+	file := ""
+	for _, issued := range l.tokens.EnvFiles() {
+		if issued.ID == name {
+			file = l.envTokenFile(issued.ID)
+		}
+	}
+	err := l.tokens.Revoke(name)
+	if err == nil && file != "" {
+		err = os.Remove(file)
+	}
+	return err
+}
 
 func tokenOf(i access.Info) control.Token {
 	t := control.Token{ID: i.ID, Name: i.Name, Kind: string(i.Kind), Profiles: i.Profiles, Created: i.Created, LastUsed: i.LastUsed, Expires: i.Expires}

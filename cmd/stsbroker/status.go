@@ -111,10 +111,10 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 		fmt.Fprintf(w, "credentials at %s\n", oneLine(st.Socket))
 	}
 	for _, f := range st.TokenFiles {
-		fmt.Fprintf(w, "token of %s in %s\n", oneLine(strings.Join(f.Profiles, ", ")), oneLine(f.Path))
+		showFile(w, c, "token", f)
 	}
 	for _, f := range st.Files {
-		fmt.Fprintf(w, "credentials of %s in %s\n", oneLine(strings.Join(f.Profiles, ", ")), oneLine(f.Path))
+		showFile(w, c, "credentials", f)
 	}
 	if len(st.Changed) > 0 {
 		fmt.Fprintf(w, "as the environment says: %s\n", strings.Join(st.Changed, ", "))
@@ -163,6 +163,13 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 			line = c.red(strings.TrimSuffix(line, "\n")) + "\n"
 		}
 		fmt.Fprint(w, line)
+	}
+}
+
+func showFile(w io.Writer, c paint, what string, f control.File) {
+	fmt.Fprintf(w, "%s of %s in %s\n", what, oneLine(strings.Join(f.Profiles, ", ")), oneLine(f.Path))
+	if f.Problem != "" {
+		fmt.Fprintln(w, c.red("  "+oneLine(f.Problem)))
 	}
 }
 

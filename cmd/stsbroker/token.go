@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stsbroker/stsbroker/broker/access"
 	"github.com/stsbroker/stsbroker/internal/control"
 	"github.com/stsbroker/stsbroker/internal/securefile"
 )
@@ -70,7 +71,9 @@ AWS_CONTAINER_AUTHORIZATION_TOKEN, or AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE.`,
 				return err
 			}
 			if file == "" {
-				fmt.Println(made.Value)
+				if _, err := fmt.Println(made.Value); err != nil {
+					return fmt.Errorf("the token was made but not printed (%w); run stsbroker token revoke %s and try again", err, shQuote(t.Name))
+				}
 				return nil
 			}
 			if err := securefile.Write(absolute(file), []byte(made.Value)); err != nil {
@@ -116,7 +119,7 @@ func tokenListCommand(g *globals) *cobra.Command {
 				if t.UID != nil {
 					uid = fmt.Sprint(*t.UID)
 				}
-				rows = append(rows, []string{cmp.Or(oneLine(t.Name), "-"), t.ID, t.Kind, oneLine(strings.Join(t.Profiles, ",")), uid, moment(t.LastUsed), moment(t.Expires)})
+				rows = append(rows, []string{cmp.Or(oneLine(t.Name), "-"), t.ID, t.Kind, oneLine(strings.Join(t.Profiles, ",")), uid, moment(t.LastUsed), until(t)})
 			}
 			table(os.Stdout, rows)
 			return nil
@@ -124,6 +127,14 @@ func tokenListCommand(g *globals) *cobra.Command {
 	}
 	jsonFlag(c, &asJSON)
 	return c
+}
+
+// until is when a token ends.
+func until(t control.Token) string {
+	if t.Kind == string(access.KindFile) {
+		return "changed every hour"
+	}
+	return moment(t.Expires)
 }
 
 func moment(t time.Time) string {

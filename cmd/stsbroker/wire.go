@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -41,6 +42,7 @@ type app struct {
 	tokens   *access.Tokens
 	broker   *broker.Broker
 	started  time.Time
+	embedded bool
 	bind     bool // whether the kernel tells who connects over TCP
 
 	minted  *quiet
@@ -50,6 +52,7 @@ type app struct {
 	imds    []control.IMDS
 	files   *credentialFiles
 	serving []func(context.Context) error
+	ending  []func() error // what takes away what was opened and written, in the order of its making
 }
 
 // settings are what differs between the daemon, an embedded broker and demo.
@@ -58,6 +61,7 @@ type settings struct {
 	log      *zap.Logger
 	embedded bool   // no state on disk, and a door of its own on a free port
 	imds     string // of an embedded broker: the profile that an IMDS door is opened for; "" for none
+	check    bool   // judged as the daemon, and never run
 	demo     bool   // a container door on a free port, and no other
 	watch    broker.Observer
 }
@@ -78,7 +82,7 @@ func newApp(s settings) (*app, []Finding, error) {
 	if s.system && !cfg.Listen.MetricsGiven && !s.embedded {
 		cfg.Listen.Metrics = "127.0.0.1:9171"
 	}
-	a := &app{place: s.place, cfg: cfg, log: s.log, started: time.Now(), minted: &quiet{}, imds: []control.IMDS{}}
+	a := &app{place: s.place, cfg: cfg, log: s.log, started: time.Now(), embedded: s.embedded && !s.check, minted: &quiet{}, imds: []control.IMDS{}}
 	var err error
 	if a.sts, err = newSTS(a.place, cfg, func(h awssts.Health) { a.observer.Region(h.Region, h.Lame, h.Why) }); err != nil {
 		return nil, findings, err
@@ -149,7 +153,7 @@ func (a *app) read() catalog {
 			own = append(own, ap)
 		}
 	}
-	c := cataloguer{place: a.place, cfg: a.cfg, aws: aws, files: files, sts: a.sts, self: self, own: own}
+	c := cataloguer{place: a.place, cfg: a.cfg, aws: aws, files: files, sts: a.sts, self: self, own: own, embedded: a.embedded}
 	var names []string
 	for _, p := range aws.Profiles {
 		names = append(names, p.Name)
@@ -178,7 +182,10 @@ func (a *app) listen(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := errors.Join(a.keepTokenFiles(), a.keepCredentialFiles()); err != nil {
+	if err := a.keepCredentialFiles(); err != nil {
+		return err
+	}
+	if err := a.keepTokenFiles(); err != nil {
 		return err
 	}
 	a.broker.Reload(a.catalog.profiles)
@@ -191,7 +198,7 @@ func (a *app) listen(ctx context.Context) error {
 func (a *app) listenContainer(ctx context.Context) error {
 	door := func(t *metadata.Tokenless) http.Handler {
 		return metadata.NewContainer(metadata.Container{
-			Source: a.broker, Tokens: a.tokens, Roles: a.catalog.withRole, Requests: a.observer, Observer: a.observer, Tokenless: t,
+			Source: a.broker, Tokens: a.tokens, Roles: func(arn string) []string { return a.catalog.roles[arn] }, Requests: a.observer, Observer: a.observer, Tokenless: t,
 		})
 	}
 	if err := a.door(ctx, door(nil), a.cfg.Listen.tokened(), &a.urls); err != nil {
@@ -213,7 +220,7 @@ func (a *app) listenContainer(ctx context.Context) error {
 	if path == "" {
 		return nil
 	}
-	if err := makeFolderOf(path, a.cfg.Listen.Socket == ""); err != nil {
+	if err := securefile.MakeFolder(filepath.Dir(path)); err != nil { // in one of others, they could take its place
 		return err
 	}
 	l, err := listen.Unix(a.cfg.Listen.doors(), path)
@@ -301,6 +308,12 @@ func (a *app) server(h http.Handler) *http.Server {
 // serve runs a server of its own on a listener until the context ends, then lets requests
 // under way finish.
 func (a *app) serve(server *http.Server, l net.Listener) {
+	a.ending = append(a.ending, func() error { // of a server that never ran
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
 	a.serving = append(a.serving, func(ctx context.Context) error {
 		drained := make(chan struct{})
 		stop := context.AfterFunc(ctx, func() {
@@ -378,7 +391,16 @@ func (a *app) run(ctx context.Context) error {
 		}
 		cancel()
 	}
-	return errors.Join(first, a.tokens.Close())
+	return errors.Join(first, a.close())
+}
+
+// close leaves nothing of a broker that does not run (any more), or never did.
+func (a *app) close() (err error) {
+	for _, end := range slices.Backward(a.ending) {
+		err = errors.Join(err, end())
+	}
+	a.ending = nil
+	return errors.Join(err, a.tokens.Close())
 }
 
 // endpoint is where a program finds the profile.

@@ -76,7 +76,8 @@ type IMDS struct {
 // File is one that the broker keeps up to date.
 type File struct {
 	Path     string   `json:"path"`
-	Profiles []string `json:"profiles"` // the first is its default
+	Profiles []string `json:"profiles"`          // the first is its default
+	Problem  string   `json:"problem,omitempty"` // why it is not as it should be, in one line
 }
 
 // Region is a region whose STS does not answer.

@@ -131,8 +131,8 @@ func IsOurs(path string) bool {
 	return err == nil && head == header
 }
 
-// Sweep removes what a broker that was killed left at path and beside it. What
-// is not ours is left as it is, and an error: see [Check].
+// Sweep removes what a broker that was killed left at path and, as far as that can
+// be, beside it. What is not ours at path is left as it is, and an error: see [Check].
 func Sweep(path string) error {
 	is, err := read(path)
 	if err != nil {
@@ -145,7 +145,7 @@ func Sweep(path string) error {
 	entries, _ := os.ReadDir(filepath.Clean(folder)) // one that cannot be read shows at the first write
 	for _, e := range entries {
 		if e.Type().IsRegular() && unfinished(e.Name(), name) {
-			err = errors.Join(err, sweepUnfinished(filepath.Join(folder, e.Name())))
+			sweepUnfinished(filepath.Join(folder, e.Name()))
 		}
 	}
 	if err != nil {
@@ -166,15 +166,15 @@ func unfinished(entry, name string) bool {
 }
 
 // sweepUnfinished removes the file if it is one of ours, as far as it was filled.
-func sweepUnfinished(path string) error {
+// In a sticky folder others may make such names up.
+func sweepUnfinished(path string) {
 	f, _, err := open(path)
 	if err != nil {
-		return err
+		return
 	}
 	head, err := begin(f)
 	_ = f.Close()
-	if err != nil || !strings.HasPrefix(header, head) {
-		return err
+	if err == nil && strings.HasPrefix(header, head) {
+		_ = os.Remove(path)
 	}
-	return os.Remove(path)
 }
