@@ -277,12 +277,20 @@ func browserTable(t *testing.T, f *front) {
 	if f.puts {
 		requests = append(requests, strings.Replace(put("60"), host, f.host(), 1))
 	}
-	for _, h := range []string{
+	foreign := []string{
 		"Origin: http://" + f.hosts[0], "Origin: null", "Origin:", "origin: http://evil.example",
 		"Referer: http://evil.example/", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: none", "Cookie: a=b",
 		"Access-Control-Request-Method: GET", "Access-Control-Request-Headers: authorization", "Access-Control-Request-Private-Network: true",
 		"X-Forwarded-For: 127.0.0.1", "x-forwarded-proto: http", "X-Forwarded-Anything: x", "Forwarded: for=127.0.0.1", "Via: 1.1 proxy",
-	} {
+	}
+	usual := []string{"Sec-Fetch-Mode: cors", "Accept: */*", "User-Agent: x", "Accept-Encoding: gzip", "Connection: keep-alive", "Expect:", "Accept-Language: *"}
+	linkLocal := strings.HasPrefix(f.hosts[0], "169.254.") || strings.HasPrefix(f.hosts[0], "[fd00:")
+	if said := "Accept-Language: en-GB,en;q=0.9"; linkLocal { // all that a page's image need send there
+		foreign = append(foreign, said, "Accept-Language: *\nAccept-Language: de")
+	} else {
+		usual = append(usual, said)
+	}
+	for _, h := range foreign {
 		before := f.asked()
 		for _, request := range requests {
 			a := f.once(t, strings.TrimSuffix(request, "\n")+h+"\n\n")
@@ -303,7 +311,7 @@ func browserTable(t *testing.T, f *front) {
 	if e.Err.Cause == nil || e.Caller.Door != f.door || e.Caller.Remote.IsValid() != (f.door != broker.DoorSocket) {
 		t.Errorf("the log learns nothing: %+v", e)
 	}
-	for _, h := range []string{"Sec-Fetch-Mode: cors", "Accept: */*", "User-Agent: x", "Accept-Encoding: gzip", "Connection: keep-alive", "Expect:"} {
+	for _, h := range usual {
 		a := f.once(t, f.request(f.host(), h+"\n"))
 		if a.status != http.StatusOK {
 			t.Errorf("%s: %d %s; SDKs send it", h, a.status, a.body)
@@ -312,6 +320,9 @@ func browserTable(t *testing.T, f *front) {
 			if strings.HasPrefix(name, "Access-Control-") {
 				t.Errorf("answered with %s", name)
 			}
+		}
+		if got := a.header.Get("Cross-Origin-Resource-Policy") == "same-origin" && a.header.Get("X-Content-Type-Options") == "nosniff"; got != linkLocal {
+			t.Errorf("the body is kept from other pages: %v, want %v", got, linkLocal)
 		}
 	}
 }

@@ -26,6 +26,7 @@ type Requests interface {
 //   - no Origin, Referer, Sec-Fetch-Site, Cookie or Access-Control-Request-*:
 //     browsers add them. (Sec-Fetch-Mode passes: Node's fetch sends it.) No
 //     answer ever has a CORS header.
+//     At a link-local address, where they leave some of these away, no Accept-Language.
 //   - no Forwarded, X-Forwarded-* or Via: a proxy speaks for somebody else.
 //   - no body: nothing that is served here takes one, and net/http accepts
 //     Transfer-Encoding and Content-Length together.
@@ -73,6 +74,10 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.wrongMethod(w, brokerCaller(g.door, caller), allow)
 		return
 	}
+	if caller.Host != "" { // a page could name this address, and its body is nobody's script, image or frame
+		w.Header()["Cross-Origin-Resource-Policy"] = sameOriginValue
+		w.Header()["X-Content-Type-Options"] = noSniffValue
+	}
 	if r.ProtoMajor == 1 && r.ProtoMinor == 0 {
 		// net/http ignores Transfer-Encoding here; what it leaves unread must
 		// not be taken for a second request.
@@ -87,6 +92,9 @@ var (
 	allowPut   = []string{http.MethodPut}
 	allowBoth  = []string{http.MethodGet + ", " + http.MethodPut}
 	closeValue = []string{"close"}
+
+	sameOriginValue = []string{"same-origin"}
+	noSniffValue    = []string{"nosniff"}
 )
 
 // bodyPatience is how long the rest of a refused body may take to arrive.
@@ -125,6 +133,12 @@ func objection(r *http.Request, caller *listen.Caller) string {
 	}
 	if name := foreignHeader(r.Header); name != "" {
 		return "requests of browsers and proxies (" + name + ") are not served"
+	}
+	// To an address that is not loopback browsers send no Sec-Fetch-Site over plain
+	// http (Fetch Metadata, 2: only to trustworthy URLs), and a page can leave Referer
+	// away. A language is always there; fetch of Node sends the one that is no browser's.
+	if said := r.Header["Accept-Language"]; caller.Host != "" && len(said) > 0 && (len(said) > 1 || said[0] != "*") {
+		return "requests of browsers (Accept-Language) are not served"
 	}
 	return ""
 }

@@ -188,6 +188,9 @@ func (o *Observer) logRefused(e broker.Event) {
 	level := zapcore.DebugLevel
 	switch err.Kind {
 	case broker.KindForbidden, broker.KindUnauthorized, broker.KindConfig, broker.KindLoginNeeded:
+		if e.Caller.Door == broker.DoorFile { // it looks again each minute, and nobody was refused
+			break
+		}
 		if !o.loud(err.Kind) {
 			return
 		}
