@@ -22,9 +22,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 	"time"
+
+	"github.com/stsbroker/stsbroker/internal/peer"
 )
 
 // The loopback addresses that may be listened on: the ones that every SDK takes
@@ -185,10 +188,30 @@ func findOwner(goos string, port uint16) string {
 type shared struct {
 	slots     chan struct{} // taken by open connections
 	deadlines deadlines
+
+	tells  sync.Once
+	untold bool // after tells: the kernel does not say whose a connection is
 }
 
 func newShared(conns int) *shared {
 	return &shared{slots: make(chan struct{}, conns), deadlines: deadlines{conns: map[*conn]struct{}{}}}
+}
+
+// crowded reports whether half of the connections are taken. What is left is for the
+// user of this process alone: others could keep that user's programs waiting
+// otherwise, by connecting and saying nothing.
+func (s *shared) crowded() bool { return len(s.slots) > cap(s.slots)/2 }
+
+// own reports whether the other end of c is this user's, as far as the kernel tells
+// such things at all. A socket has a mode that keeps others out.
+func (s *shared) own(c net.Conn) bool {
+	here, there := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
+	if !here.IsValid() {
+		return true
+	}
+	s.tells.Do(func() { s.untold = peer.Works() != nil })
+	cred, err := peer.OfTCP(here, there)
+	return s.untold || err == nil && int(cred.UID) == os.Geteuid()
 }
 
 func (s *shared) open(c stream) *conn {
@@ -229,7 +252,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			<-l.shared.slots
 			return nil, err
 		}
-		if s, ok := c.(stream); ok && local(c) {
+		if s, ok := c.(stream); ok && local(c) && (!l.shared.crowded() || l.shared.own(c)) {
 			return l.shared.open(s), nil
 		}
 		_ = c.Close() // without a word, and without a log line that a neighbour could write at will

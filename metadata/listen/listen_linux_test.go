@@ -576,3 +576,48 @@ func TestUnixAppearsWhole(t *testing.T) {
 		t.Errorf("at its path were %#x, want one move", seen)
 	}
 }
+
+// Security, exhaustion: another user, who may connect as well as anybody, takes no
+// more than half of the connections, and the user whom the doors are for is served.
+func TestStrangersLeaveRoom(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("not run: only root can make another user's socket")
+	}
+	const most = 16
+	l, _, err := tcp(t.Context(), most, []string{"127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	echo(t, l)
+	var flood []net.Conn
+	onThread(func() {
+		if err := unix.Setfsuid(12345); err != nil {
+			t.Error(err)
+			return
+		}
+		for range 10 * most {
+			c, err := net.Dial("tcp", l[0].Addr().String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			flood = append(flood, c)
+		}
+	})
+	for range most / 4 {
+		greeted(t, dial(t, l[0].Addr()))
+	}
+	held := 0
+	for _, c := range flood {
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if got, err := io.ReadAll(io.LimitReader(c, 5)); err == nil && string(got) == "hello" { // the others were closed without a word
+			held++
+		} else if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal("neither served nor closed")
+		}
+	}
+	if held == 0 || held > most/2+1 {
+		t.Errorf("another user holds %d of %d connections", held, most)
+	}
+}
