@@ -38,7 +38,7 @@ func (t *Tokens) Authenticate(shown string) (*broker.Grant, error) {
 		return nil, unauthorized(badToken, "wrong value for token "+k.grant.ID)
 	}
 	if k.expired() {
-		return nil, unauthorized(badToken, fmt.Sprintf("token %s was idle for more than %s", k.grant.ID, EnvIdle))
+		return nil, unauthorized(badToken, fmt.Sprintf("token %s was idle for more than %s, and what it fetched has ended", k.grant.ID, EnvIdle))
 	}
 	t.touch(k)
 	return &k.grant, nil

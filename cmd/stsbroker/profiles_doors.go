@@ -136,7 +136,7 @@ func (c *cataloguer) checkFiles() {
 // checkAddresses warns of doors that know their callers by the user alone, at
 // addresses that a container's helper reaches in that user's name.
 func (c *cataloguer) checkAddresses() {
-	const forwarded = "%s: at %s every program of this user is served, and so is a rootless container of the user's (slirp4netns, pasta) that asks this address; an address on loopback is out of its reach"
+	const forwarded = "%s: at %s every program of this user is served, and so is a rootless container of the user's (slirp4netns, pasta) that asks this address; from loopback such a container is kept away, unless it was started otherwise"
 	for _, l := range c.cfg.Listen.Container {
 		if l.WithoutToken != nil {
 			c.note(c.cfg.File, l.Line, SeverityWarning, forwarded, "listen.container", l.Address)
