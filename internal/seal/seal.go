@@ -1,0 +1,137 @@
+// Package seal closes and opens what rests on disk, in the age format
+// (age-encryption.org/v1). Whoever holds an [Identity] opens what was sealed for
+// it; everybody else sees random bytes, and changes none of them unnoticed.
+//
+// Where an identity comes from, and who may read its file, is the caller's matter.
+package seal
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"filippo.io/age"
+)
+
+// IdentityLimit is more than any identity file has, in bytes.
+const IdentityLimit = 64 << 10
+
+// Identity opens what was sealed for it, and seals for itself. The zero value is
+// no identity. Nothing prints it.
+type Identity struct {
+	all []age.Identity
+	to  age.Recipient // of the first of them
+}
+
+// ParseIdentity reads an identity file of age: one identity a line, empty lines and
+// those that begin with # aside. The first identity seals and all of them open, so
+// that one can be replaced: the new one goes before the old.
+//
+// Known are age's native identities, X25519 and hybrid post-quantum ones. The error
+// names the line and never what is on it.
+func ParseIdentity(text []byte) (Identity, error) {
+	var id Identity
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		n++
+		line = strings.TrimRight(line, "\r\n")
+		var (
+			one age.Identity
+			to  age.Recipient
+			err error
+		)
+		switch {
+		case line == "" || strings.HasPrefix(line, "#"):
+			continue
+		case strings.HasPrefix(line, "AGE-SECRET-KEY-1"):
+			var x *age.X25519Identity
+			if x, err = age.ParseX25519Identity(line); err == nil {
+				one, to = x, x.Recipient()
+			}
+		case strings.HasPrefix(line, "AGE-SECRET-KEY-PQ-1"):
+			var h *age.HybridIdentity
+			if h, err = age.ParseHybridIdentity(line); err == nil {
+				one, to = h, h.Recipient()
+			}
+		case strings.HasPrefix(line, "AGE-PLUGIN-"):
+			// age's client gives the plugin its whole environment and any time it wants.
+			return Identity{}, fmt.Errorf("line %d is the identity of a plugin, which is not supported: its program would be run at each save, for as long as it likes, and a daemon has nobody to touch a key for it; use one that age-keygen makes", n)
+		case strings.HasPrefix(line, "age-encryption.org/"), strings.HasPrefix(line, "-----BEGIN AGE"):
+			return Identity{}, errors.New("it is sealed itself, by a passphrase perhaps, and nobody is there to be asked for it; decrypt it first")
+		default:
+			return Identity{}, fmt.Errorf("line %d is not an age identity; age-keygen makes one", n)
+		}
+		if err != nil { // it may quote the line
+			return Identity{}, fmt.Errorf("line %d is a damaged age identity: it was mistyped or cut short", n)
+		}
+		if id.all = append(id.all, one); id.to == nil {
+			id.to = to
+		}
+	}
+	if id.IsZero() {
+		return Identity{}, errors.New("it holds no age identity; age-keygen makes one")
+	}
+	return id, nil
+}
+
+// MakeIdentity returns the text of a file with a new identity, as age-keygen writes
+// it. It is a hybrid one, since what it seals may be read off a stolen disk long after.
+func MakeIdentity() ([]byte, error) {
+	h, err := age.GenerateHybridIdentity()
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "# created: %s\n# An age identity (age 1.3 or newer). It opens what stsbroker seals: keep it to yourself.\n%s\n", time.Now().UTC().Format(time.RFC3339), h), nil
+}
+
+// IsZero reports whether this is no identity.
+func (id Identity) IsZero() bool { return id.to == nil }
+
+// Format implements fmt.Formatter: age's own identities print themselves.
+func (Identity) Format(w fmt.State, _ rune) { _, _ = io.WriteString(w, "[identity]") }
+
+// Seal returns plain as an age file that the identity opens.
+func (id Identity) Seal(plain []byte) ([]byte, error) {
+	if id.IsZero() {
+		return nil, errors.New("there is no identity to seal for")
+	}
+	var out bytes.Buffer
+	w, err := age.Encrypt(&out, id.to)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(plain); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// Open returns what an age file holds, at most limit bytes of it. An error tells
+// that the file is not for this identity, was changed or cut short, or holds more:
+// then nothing of it is returned.
+func (id Identity) Open(sealed []byte, limit int64) ([]byte, error) {
+	if id.IsZero() {
+		return nil, errors.New("there is no identity to open it with")
+	}
+	r, err := age.Decrypt(bytes.NewReader(sealed), id.all...)
+	if none := (*age.NoIdentityMatchError)(nil); errors.As(err, &none) {
+		return nil, errors.New("it was sealed for another identity, or its head is damaged")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("it is damaged: %w", err)
+	}
+	plain, err := io.ReadAll(io.LimitReader(r, limit+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("it is damaged: %w", err)
+	case int64(len(plain)) > limit:
+		return nil, fmt.Errorf("it holds more than %d bytes", limit)
+	}
+	return plain, nil
+}
