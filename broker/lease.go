@@ -429,7 +429,14 @@ func (l *lease) load() {
 	if err != nil {
 		return // ErrNotFound, or a store that fails: a mint mends both
 	}
-	if set := newSet(st.Credentials, st.Received, 1, l.b.rand()); set.usable(time.Now()) {
+	// A store that outlives the process knows the wall clock alone; from here on the
+	// monotonic one counts too, or a clock set back would lengthen the set's life.
+	now := time.Now()
+	past := max(now.Sub(st.Received), wallSince(now, st.Received))
+	if past < -stepTolerance {
+		return // it is of a later time than now: nobody knows what is left of it
+	}
+	if set := newSet(st.Credentials, now.Add(-max(0, past)), 1, l.b.rand()); set.usable(now) {
 		l.land(set, nil)
 	}
 }
@@ -520,6 +527,7 @@ func (l *lease) renewPast(ctx context.Context, set *Set, patience time.Duration)
 	case now.Sub(held.received) < renewGap:
 		return false, nil
 	}
+	_ = l.b.store.Delete(ctx, l.key) // else a restart would hand it out again; a mint stores the next
 	_, err = l.await(ctx, patience, &force{past: set.AccessKeyID})
 	return err == nil, err
 }

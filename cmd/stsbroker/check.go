@@ -15,8 +15,8 @@ func checkCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "validate the configuration and the AWS files, every finding with its place",
-		Long: `check reads stsbroker.yaml and the AWS shared files as serve would, and calls
-nobody. The status is 1 if serve would not start; a profile that cannot be served
+		Long: `check reads stsbroker.yaml, the AWS shared files and the identity that opens sealed
+state as serve would, and calls nobody. The status is 1 if serve would not start; a profile that cannot be served
 is a warning, because the others are.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -25,6 +25,7 @@ is a warning, because the others are.`,
 				return err
 			}
 			a, findings, err := newApp(settings{place: p, log: zap.NewNop(), embedded: true, check: true})
+			findings = append(findings, p.checkIdentity()...)
 			if a != nil {
 				for _, p := range a.catalog.profiles {
 					if p.Hidden { // whom it feeds says what a person should know

@@ -18,7 +18,8 @@ import (
 )
 
 // place is the machine as the broker sees it: where its files are, and what the
-// environment may say. The system service takes nothing from the environment.
+// environment may say. The system service takes nothing from the environment, but
+// where systemd put its credentials.
 type place struct {
 	system  bool
 	home    string
@@ -27,6 +28,8 @@ type place struct {
 	state   string              // folder, 0700
 	runtime string              // folder, 0700, of the control socket
 	control string              // the socket
+
+	credentials string // folder that systemd gives the unit its credentials in; "" for none
 }
 
 // varEndpointURL sends all calls of STS to one endpoint, above all that files say.
@@ -34,7 +37,7 @@ const varEndpointURL = "AWS_ENDPOINT_URL_STS"
 
 // overrides are the variables that change what the broker does.
 var overrides = []string{
-	"STSBROKER_CONFIG", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_CA_BUNDLE",
+	"STSBROKER_CONFIG", varIdentityFile, "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_CA_BUNDLE",
 	varEndpointURL, "AWS_STS_REGIONAL_ENDPOINTS", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
 }
 
@@ -71,6 +74,9 @@ func findPlace(g *globals, system bool) (place, error) {
 	p := place{system: system, getenv: ownEnvironment(os.Getenv)}
 	if process.Nested(os.Environ()) {
 		return p, fmt.Errorf("refused: %s is set, so this runs inside a command that a broker runs for credentials, and would ask for ever", process.DepthVariable)
+	}
+	if dir := os.Getenv(varCredentials); filepath.IsAbs(dir) {
+		p.credentials = dir
 	}
 	if system {
 		if runtime.GOOS != "linux" {

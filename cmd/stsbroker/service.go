@@ -147,7 +147,7 @@ func patient(ctx context.Context, a broker.Ask, gap time.Duration, ask func(cont
 func (l local) Status(_ context.Context, profile string) (control.Status, error) {
 	out := control.Status{
 		Version: buildVersion(), PID: os.Getpid(), Started: l.started, Container: l.urls, IMDS: l.imds, Changed: l.changed(),
-		Lame: []control.Region{}, Profiles: []control.Profile{}, Socket: l.socket, TokenFiles: []control.File{}, Files: []control.File{},
+		Lame: []control.Region{}, Profiles: []control.Profile{}, Socket: l.socket, TokenFiles: []control.File{}, Files: []control.File{}, Sealed: l.sealed(),
 	}
 	for _, f := range l.cfg.TokenFiles {
 		k := tokenFile{app: l.app, TokenFileConfig: f, path: l.tokenFile(f)}

@@ -116,6 +116,16 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 	for _, f := range st.Files {
 		showFile(w, c, "credentials", f)
 	}
+	if s := st.Sealed; s != nil {
+		disk := ""
+		if s.SameDisk {
+			disk = ", identity on the same disk"
+		}
+		fmt.Fprintf(w, "leases sealed in %s, opened by the identity in %s (%s)%s\n", oneLine(s.File), oneLine(s.Identity), s.From, disk)
+		if s.Error != "" {
+			fmt.Fprintln(w, c.red("leases are not saved, and a restart would mint anew: "+oneLine(s.Error)))
+		}
+	}
 	if len(st.Changed) > 0 {
 		fmt.Fprintf(w, "as the environment says: %s\n", strings.Join(st.Changed, ", "))
 	}

@@ -22,7 +22,7 @@ import (
 	"github.com/stsbroker/stsbroker/broker/awsconfig"
 	"github.com/stsbroker/stsbroker/broker/awssts"
 	"github.com/stsbroker/stsbroker/broker/observe"
-	"github.com/stsbroker/stsbroker/cache"
+	"github.com/stsbroker/stsbroker/cache/sealedfile"
 	"github.com/stsbroker/stsbroker/internal/control"
 	"github.com/stsbroker/stsbroker/internal/peer"
 	"github.com/stsbroker/stsbroker/internal/securefile"
@@ -41,6 +41,8 @@ type app struct {
 	sts      *awssts.STS
 	tokens   *access.Tokens
 	broker   *broker.Broker
+	leases   *sealedfile.Store // nil: in memory
+	identity identity          // that opens them
 	started  time.Time
 	embedded bool
 	bind     bool // whether the kernel tells who connects over TCP
@@ -106,13 +108,17 @@ func newApp(s settings) (*app, []Finding, error) {
 	} else if a.tokens, err = access.Open(a.state); err != nil {
 		return nil, findings, err
 	}
+	store, err := a.leaseStore(s.embedded)
+	if err != nil {
+		return nil, findings, errors.Join(err, a.tokens.Close())
+	}
 	a.observer = observe.New(s.log, func() broker.Stats { return a.broker.Stats() })
 	a.files = &credentialFiles{}
 	observers := all{a.observer, a.minted, a.files, a.tokens}
 	if s.watch != nil {
 		observers = append(observers, s.watch)
 	}
-	a.broker = broker.New(broker.Options{Keys: a.catalog.keys, Store: cache.NewMemory(), Access: a.tokens, Observer: observers})
+	a.broker = broker.New(broker.Options{Keys: a.catalog.keys, Store: store, Access: a.tokens, Observer: observers})
 	return a, findings, nil
 }
 
@@ -380,6 +386,9 @@ func (a *app) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	parts := append([]func(context.Context) error{a.broker.Run, a.tokens.Run, a.sts.Run, a.minted.run(a.sts.CloseIdle)}, a.serving...)
+	if a.leases != nil {
+		parts = append(parts, a.leases.Run)
+	}
 	done := make(chan error, len(parts))
 	for _, part := range parts {
 		go func() { done <- part(ctx) }()
@@ -400,7 +409,7 @@ func (a *app) close() (err error) {
 		err = errors.Join(err, end())
 	}
 	a.ending = nil
-	return errors.Join(err, a.tokens.Close())
+	return errors.Join(err, a.closeState())
 }
 
 // endpoint is where a program finds the profile.

@@ -61,6 +61,7 @@ type Status struct {
 	IMDS       []IMDS    `json:"imds"`             // the IMDS doors
 	TokenFiles []File    `json:"token_files"`      // files with a token, kept by the broker
 	Files      []File    `json:"files"`            // files with credentials, kept by the broker
+	Sealed     *Sealed   `json:"sealed,omitempty"` // where leases outlive the broker; nil for in memory only
 	Changed    []string  `json:"changed"`          // environment variables that changed something
 	Lame       []Region  `json:"lame_regions"`     // where STS does not answer
 	Profiles   []Profile `json:"profiles"`
@@ -78,6 +79,16 @@ type File struct {
 	Path     string   `json:"path"`
 	Profiles []string `json:"profiles"`          // the first is its default
 	Problem  string   `json:"problem,omitempty"` // why it is not as it should be, in one line
+}
+
+// Sealed is what outlives the broker, and what opens it.
+type Sealed struct {
+	File     string `json:"leases"`
+	Identity string `json:"identity"`        // path
+	From     string `json:"identity_from"`   // who named it: a variable, or systemd
+	SameDisk bool   `json:"same_disk"`       // the identity is on the file system of what it opens
+	Unsaved  bool   `json:"unsaved"`         // something waits to be saved
+	Error    string `json:"error,omitempty"` // of the last save
 }
 
 // Region is a region whose STS does not answer.

@@ -35,6 +35,14 @@ func judgeFile(path string, f facts, me user) error {
 	return judgePrivate(path, "600", f, me)
 }
 
+// judgeCredential is judgeFile for a file that systemd hands to a service.
+func judgeCredential(path string, f facts, me user) error {
+	if f.regular && f.owned && f.uid == 0 && f.gid == 0 && f.mode.Perm()&0o037 == 0 {
+		return nil
+	}
+	return judgeFile(path, f, me)
+}
+
 func judgePrivateFolder(path string, f facts, me user) error {
 	switch {
 	case !f.folder:

@@ -65,3 +65,12 @@ func Lock(path string) (release func(), held bool, err error) {
 	}
 	return func() { _ = f.Close() }, true, nil
 }
+
+// SameDisk reports whether two files, or folders, are on one file system.
+func SameDisk(a, b string) (bool, error) {
+	var sa, sb unix.Stat_t
+	if err := errors.Join(unix.Stat(a, &sa), unix.Stat(b, &sb)); err != nil {
+		return false, err
+	}
+	return sa.Dev == sb.Dev, nil
+}

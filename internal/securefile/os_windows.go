@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/windows"
 )
@@ -38,4 +40,10 @@ func Lock(path string) (release func(), held bool, err error) {
 		return nil, false, fmt.Errorf("cannot lock %s: %w", path, err)
 	}
 	return func() { _ = f.Close() }, true, nil
+}
+
+// SameDisk reports whether two files, or folders, are on one volume, as far as
+// their paths tell.
+func SameDisk(a, b string) (bool, error) {
+	return strings.EqualFold(filepath.VolumeName(a), filepath.VolumeName(b)), nil
 }

@@ -41,19 +41,47 @@ func Write(path string, data []byte) error {
 		folder = "."
 	}
 	sweep(folder, name)
-	f, err := os.CreateTemp(folder, tempPattern(name))
+	temp, err := fillTemp(folder, name, data)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	if err := fill(f, data); err != nil {
-		_ = os.Remove(f.Name())
-		return fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		_ = os.Remove(f.Name())
+	if err := os.Rename(temp, path); err != nil {
+		_ = os.Remove(temp)
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	return syncFolder(folder)
+}
+
+// Create is [Write] where nothing is at path yet. If something is, be it made this
+// very moment, that stays, and the error is [fs.ErrExist]. It needs a file system
+// that has hard links.
+func Create(path string, data []byte) error {
+	folder, name := filepath.Split(path)
+	if folder == "" {
+		folder = "."
+	}
+	temp, err := fillTemp(folder, name, data)
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	err = os.Link(temp, path)
+	_ = os.Remove(temp)
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return syncFolder(folder)
+}
+
+func fillTemp(folder, name string, data []byte) (temp string, err error) {
+	f, err := os.CreateTemp(folder, tempPattern(name))
+	if err != nil {
+		return "", err
+	}
+	if err := fill(f, data); err != nil {
+		_ = os.Remove(f.Name())
+		return "", err
+	}
+	return f.Name(), nil
 }
 
 func fill(f *os.File, data []byte) error {
@@ -91,7 +119,16 @@ func sweep(folder, name string) {
 // descriptor it is read from, so it cannot be swapped in between. A missing
 // file gives an error that is [fs.ErrNotExist]. Paths are cleaned first: ".."
 // takes away the element before it, be that a link or not.
-func Read(path string, limit int64) ([]byte, error) {
+func Read(path string, limit int64) ([]byte, error) { return read(path, limit, judgeFile) }
+
+// ReadCredential is [Read] for a file in systemd's $CREDENTIALS_DIRECTORY. There it
+// may be root's own with mode 0440: systemd lets the service's user read it by an
+// access list, whose mask is what the mode then shows as the group's rights.
+func ReadCredential(path string, limit int64) ([]byte, error) {
+	return read(path, limit, judgeCredential)
+}
+
+func read(path string, limit int64, judge func(string, facts, user) error) ([]byte, error) {
 	path, err := walk(path)
 	if err != nil {
 		return nil, err
@@ -105,7 +142,7 @@ func Read(path string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := judgeFile(path, factsOf(info), thisUser()); err != nil {
+	if err := judge(path, factsOf(info), thisUser()); err != nil {
 		return nil, err
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))

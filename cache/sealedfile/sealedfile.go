@@ -1,0 +1,352 @@
+// Package sealedfile is a lease store that survives a restart: one file that opens
+// for one identity alone. A broker that starts with it mints nothing that it held
+// before, and asks nobody for a code that was given already.
+//
+// What is held is in memory; the file is written whole, beside the way of every
+// request, at once after a change and then at most once a second. So a crash loses
+// the mints of the last second at most, and never the file: it is the one before a
+// save or the one after it.
+package sealedfile
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/internal/seal"
+	"github.com/stsbroker/stsbroker/internal/securefile"
+)
+
+const (
+	version = 1
+	limit   = 64 << 20 // bytes; the most leases, with the longest tokens, fit
+	most    = 4096     // sets in the file; a broker has no more leases
+
+	gap     = time.Second // at least, between two saves
+	gapMost = time.Minute // the longest, while saves fail
+
+	// tolerance is how far a clock may be off before what it says of the file is
+	// not believed; the broker's own for a clock that was set.
+	tolerance = 30 * time.Second
+
+	asideMark = ".damaged-"
+)
+
+// Store is a [broker.LeaseStore] in a file. Whoever made one with [Open] lets Run
+// return, then calls Close. Its methods never wait for the disk, save Close.
+type Store struct {
+	path    string
+	id      seal.Identity
+	report  func(error)
+	changed chan struct{} // capacity 1; nil where nothing is written
+
+	mu    sync.Mutex
+	m     map[broker.Key]broker.Stored
+	dirty bool
+	err   error // of the last save
+}
+
+// Options say which file, and what opens it.
+type Options struct {
+	Path     string        // in a folder that only this user reaches, and only this process writes this file in
+	Identity seal.Identity // never the zero value
+	// Report is told when saves begin to fail, and with nil when they work again.
+	// While they fail, they are tried again, at least once a minute.
+	Report func(error)
+}
+
+// Open reads the file, where there is one, and drops the sets that have expired.
+//
+// A file that the identity does not open, that is damaged or of another version is
+// moved aside, and the store starts empty: it is a cache, and a mint mends it. aside is
+// then where it went, and why says what was wrong with it. One such file is kept; put
+// back, it is read at the next start. A file that was written later than now stays
+// where it is and is not believed either, since nobody knows how long its sets have
+// left; then only why is set.
+//
+// The error is of a file, or a folder above it, that others can reach, or that cannot
+// be read or moved at all.
+func Open(o Options) (s *Store, aside string, why, err error) {
+	s = &Store{path: o.Path, id: o.Identity, report: o.Report, changed: make(chan struct{}, 1)}
+	raw, err := read(o.Path)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	s.m, why = decode(raw, o.Identity, time.Now())
+	if why != nil && !errors.Is(why, errFuture) {
+		if aside, err = moveAside(o.Path, time.Now()); err != nil {
+			return nil, "", nil, err
+		}
+	}
+	return s, aside, why, nil
+}
+
+// Peek is for a process that may not write the file, because another one may be
+// doing so: it reads what is there now and keeps what it is given for itself.
+// Nothing is moved; the error says what is wrong with the file.
+func Peek(path string, id seal.Identity) (*Store, error) {
+	raw, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	m, err := decode(raw, id, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &Store{path: path, id: id, m: m}, nil
+}
+
+// Load implements [broker.LeaseStore].
+func (s *Store) Load(_ context.Context, k broker.Key) (broker.Stored, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.m[k]
+	if !ok {
+		return broker.Stored{}, broker.ErrNotFound
+	}
+	return c, nil
+}
+
+// PutIfNewer implements [broker.LeaseStore]. It does not wait for the file.
+func (s *Store) PutIfNewer(_ context.Context, k broker.Key, c broker.Stored) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old, ok := s.m[k]; !ok || !ends(c).Before(ends(old)) {
+		s.m[k] = c
+		s.touchLocked()
+	}
+	return nil
+}
+
+// Delete implements [broker.LeaseStore]. It does not wait for the file.
+func (s *Store) Delete(_ context.Context, k broker.Key) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.m[k]; ok {
+		delete(s.m, k)
+		s.touchLocked()
+	}
+	return nil
+}
+
+func (s *Store) touchLocked() {
+	s.dirty = true
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Run saves what changes until ctx ends. What changes later is for Close.
+func (s *Store) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	wait := gap
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case <-s.changed:
+		case <-ctx.Done():
+			return nil
+		}
+		if s.save() == nil {
+			wait = gap
+		} else {
+			wait = min(2*wait, gapMost)
+		}
+		timer.Reset(wait)
+	}
+}
+
+// Close saves what Run has not.
+func (s *Store) Close() error {
+	if err := s.save(); err != nil {
+		return fmt.Errorf("leases are not saved: %w", err)
+	}
+	return nil
+}
+
+// Standing reports whether something waits to be saved, and why the last save failed.
+func (s *Store) Standing() (unsaved bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dirty, s.err
+}
+
+// save writes the file if something changed. It is not called twice at a time.
+func (s *Store) save() error {
+	s.mu.Lock()
+	if !s.dirty || s.changed == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	now := time.Now()
+	c := content{Version: version, Saved: now.UTC()}
+	for k, st := range s.m {
+		if ends(st).Before(now) {
+			delete(s.m, k)
+			continue
+		}
+		if st.Expires.UTC().Year() <= 9999 { // JSON has no later one
+			c.Leases = append(c.Leases, entryOf(k, st, now))
+		}
+	}
+	s.dirty = false
+	failed := s.err != nil
+	s.mu.Unlock()
+
+	err := s.write(c)
+
+	s.mu.Lock()
+	if s.err = err; err != nil {
+		s.touchLocked() // again, when it is time
+	}
+	s.mu.Unlock()
+	if s.report != nil && failed != (err != nil) {
+		s.report(err)
+	}
+	return err
+}
+
+func (s *Store) write(c content) error {
+	if len(c.Leases) > most {
+		slices.SortFunc(c.Leases, func(a, b entry) int { return cmp.Or(b.ends().Compare(a.ends()), strings.Compare(a.KeyID, b.KeyID)) })
+		c.Leases = c.Leases[:most]
+	}
+	plain, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	sealed, err := s.id.Seal(plain)
+	if err != nil {
+		return err
+	}
+	return securefile.Write(s.path, sealed)
+}
+
+// read returns nil where there is no file.
+func read(path string) ([]byte, error) {
+	raw, err := securefile.Read(path, limit)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("sealed leases: %w", err)
+	}
+	return raw, nil
+}
+
+// moveAside gives the file a name that is not read, and keeps one such file.
+func moveAside(path string, now time.Time) (string, error) {
+	aside := path + asideMark + now.UTC().Format("20060102T150405Z")
+	if err := os.Rename(path, aside); err != nil {
+		return "", fmt.Errorf("sealed leases: %w", err)
+	}
+	folder, name := filepath.Split(path)
+	entries, _ := os.ReadDir(folder) // one that stays is in nobody's way
+	for _, e := range entries {
+		if other := filepath.Join(folder, e.Name()); strings.HasPrefix(e.Name(), name+asideMark) && other != aside {
+			_ = os.Remove(other)
+		}
+	}
+	return aside, nil
+}
+
+// content is what is sealed.
+type content struct {
+	Version int       `json:"version"`
+	Saved   time.Time `json:"saved"` // by the host's clock
+	Leases  []entry   `json:"leases"`
+}
+
+// entry is a set, and all that a lease needs of it. Values that a client gets are
+// kept to the byte.
+type entry struct {
+	Digest   []byte    `json:"lease"`
+	Subject  string    `json:"subject,omitempty"`
+	KeyID    string    `json:"key_id"`
+	Secret   []byte    `json:"secret"`
+	Token    []byte    `json:"token"`
+	Account  string    `json:"account,omitempty"`
+	Role     string    `json:"role,omitempty"`
+	Region   string    `json:"region,omitempty"`
+	Note     string    `json:"note,omitempty"`
+	Issued   time.Time `json:"issued"`
+	Expires  time.Time `json:"expires"`
+	Received time.Time `json:"received"`
+}
+
+func (e entry) ends() time.Time { return e.Received.Add(e.Expires.Sub(e.Issued)) }
+
+func entryOf(k broker.Key, c broker.Stored, now time.Time) entry {
+	received := c.Received.Round(0)
+	// The file has no monotonic clock to show that the other one was set back.
+	if back := now.Sub(c.Received) - now.Round(0).Sub(received); back > tolerance {
+		received = received.Add(-back)
+	}
+	return entry{
+		Digest: k.Digest[:], Subject: k.Subject, KeyID: c.AccessKeyID, Secret: []byte(c.SecretAccessKey.Reveal()), Token: []byte(c.SessionToken.Reveal()),
+		Account: c.AccountID, Role: c.RoleARN, Region: c.Region, Note: c.Note,
+		Issued: c.Issued.UTC(), Expires: c.Expires.UTC(), Received: received.UTC(),
+	}
+}
+
+var errFuture = errors.New("it was written later than now: the clock was set back, or had been ahead")
+
+// decode returns the sets that raw, nil for no file, holds at now. An error comes
+// with an empty map.
+func decode(raw []byte, id seal.Identity, now time.Time) (map[broker.Key]broker.Stored, error) {
+	m := map[broker.Key]broker.Stored{}
+	if raw == nil {
+		return m, nil
+	}
+	plain, err := id.Open(raw, limit)
+	if err != nil {
+		return m, err
+	}
+	var c content
+	if err := json.Unmarshal(plain, &c); err != nil {
+		return m, errors.New("it is damaged: what was sealed is no list of leases") // the decoder's own words may quote it
+	}
+	switch {
+	case c.Version != version:
+		return m, fmt.Errorf("it has version %d, and this stsbroker knows %d", c.Version, version)
+	case c.Saved.Sub(now) > tolerance:
+		return m, errFuture
+	}
+	for _, e := range c.Leases {
+		var k broker.Key
+		if copy(k.Digest[:], e.Digest) != len(k.Digest) || len(e.Digest) != len(k.Digest) || !broker.ValidKeyID(e.KeyID) || len(e.Secret) == 0 || len(e.Token) == 0 || !e.Expires.After(e.Issued) {
+			return map[broker.Key]broker.Stored{}, errors.New("it is damaged: a lease in it is not whole")
+		}
+		k.Subject = e.Subject
+		st := broker.Stored{
+			Credentials: broker.Credentials{
+				AccessKeyID: e.KeyID, SecretAccessKey: broker.NewSecret(string(e.Secret)), SessionToken: broker.NewSecret(string(e.Token)),
+				AccountID: e.Account, RoleARN: e.Role, Region: e.Region, Note: e.Note, Issued: e.Issued, Expires: e.Expires,
+			},
+			Received: now.Add(e.Received.Sub(now.Round(0))), // with a monotonic part from here on
+		}
+		if ends(st).After(now) {
+			m[k] = st
+		}
+	}
+	return m, nil
+}
+
+// ends is the expiry on the host's clock.
+func ends(c broker.Stored) time.Time { return c.Received.Add(c.Lifetime()) }
