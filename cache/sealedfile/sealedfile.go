@@ -330,7 +330,7 @@ func decode(raw []byte, id seal.Identity, now time.Time) (map[broker.Key]broker.
 	}
 	for _, e := range c.Leases {
 		var k broker.Key
-		if copy(k.Digest[:], e.Digest) != len(k.Digest) || len(e.Digest) != len(k.Digest) || !broker.ValidKeyID(e.KeyID) || len(e.Secret) == 0 || len(e.Token) == 0 || !e.Expires.After(e.Issued) {
+		if copy(k.Digest[:], e.Digest) != len(k.Digest) || len(e.Digest) != len(k.Digest) || e.KeyID == "" || len(e.Secret) == 0 || len(e.Token) == 0 || !e.Expires.After(e.Issued) {
 			return map[broker.Key]broker.Stored{}, errors.New("it is damaged: a lease in it is not whole")
 		}
 		k.Subject = e.Subject

@@ -151,3 +151,57 @@ func TestShellWord(t *testing.T) {
 func sameByte(data []byte, n int) bool {
 	return len(data) == n && bytes.Count(data, data[:1]) == n
 }
+
+func TestCreate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := Create(path, []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Create(path, []byte("second")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("over a file: %v", err)
+	}
+	if got, err := Read(path, 100); err != nil || string(got) != "first" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if n := names(t, filepath.Dir(path)); len(n) != 1 {
+		t.Errorf("left behind: %v", n)
+	}
+	if err := Create(filepath.Join(path, "in-a-file"), nil); err == nil {
+		t.Error("a file is no folder")
+	}
+}
+
+// Of many that create one file at a time, one does.
+func TestCreateAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	results := make(chan error, 16)
+	for range cap(results) {
+		go func() { results <- Create(path, []byte("x")) }()
+	}
+	made := 0
+	for range cap(results) {
+		switch err := <-results; {
+		case err == nil:
+			made++
+		case !errors.Is(err, fs.ErrExist):
+			t.Error(err)
+		}
+	}
+	if made != 1 {
+		t.Errorf("%d made it", made)
+	}
+}
+
+func TestSameDisk(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	mustWrite(t, path, "x")
+	if same, err := SameDisk(path, dir); err != nil || !same {
+		t.Errorf("a file and its folder: %v, %v", same, err)
+	}
+	if _, err := os.Stat("/proc/self/status"); err == nil {
+		if same, err := SameDisk("/proc/self/status", dir); err != nil || same {
+			t.Errorf("/proc and a folder: %v, %v", same, err)
+		}
+	}
+}
