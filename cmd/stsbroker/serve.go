@@ -28,7 +28,11 @@ func serveCommand(g *globals) *cobra.Command {
 configuration file it serves every profile of ~/.aws/config and ~/.aws/credentials.
 
 Nothing is minted before somebody asks, except profiles marked prefetch and those
-that have an IMDS endpoint.`,
+that have an IMDS endpoint.
+
+With STSBROKER_IDENTITY_FILE, an age identity that is made where the file is missing,
+or the systemd credential stsbroker-identity, what is held rests sealed in the state
+folder, and a restart mints nothing of it anew.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), g, system, level) },
 	}
