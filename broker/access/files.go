@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -134,6 +135,6 @@ func (t *Tokens) EnvFiles() []Issued {
 			out = append(out, t.issued(k))
 		}
 	}
-	slices.SortFunc(out, func(a, b Issued) int { return byAge(a.Info, b.Info) })
+	sort.Slice(out, func(i, j int) bool { return byAge(out[i].Info, out[j].Info) < 0 })
 	return out
 }

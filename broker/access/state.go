@@ -10,8 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
-	"slices"
-	"strings"
+	"sort"
 	"time"
 
 	"github.com/stsbroker/stsbroker/broker"
@@ -138,7 +137,7 @@ func encode(secret broker.Secret, m map[string]*token) []byte {
 			})
 		}
 	}
-	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.ID, b.ID) })
+	sort.Slice(entries, func(i, j int) bool { return entries[i].ID < entries[j].ID })
 	body, err := json.MarshalIndent(entries, "", "\t")
 	if err != nil {
 		panic(err) // strings, numbers and times of this century

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -109,7 +110,7 @@ func (s *STS) Health() []Health {
 	for _, h := range s.lame.sites {
 		all = append(all, h)
 	}
-	slices.SortFunc(all, func(a, b Health) int { return strings.Compare(a.Region, b.Region) })
+	sort.Slice(all, func(i, j int) bool { return all[i].Region < all[j].Region })
 	return all
 }
 

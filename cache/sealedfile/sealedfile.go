@@ -9,7 +9,6 @@
 package sealedfile
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,7 +16,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,7 +28,7 @@ import (
 const (
 	version = 1
 	limit   = 64 << 20 // bytes; the most leases, with the longest tokens, fit
-	most    = 4096     // sets in the file; a broker has no more leases
+	most    = 4096     // sets in the file: a broker has no more leases; of those beyond, chance decides
 
 	gap     = time.Second // at least, between two saves
 	gapMost = time.Minute // the longest, while saves fail
@@ -201,7 +199,7 @@ func (s *Store) save() error {
 			delete(s.m, k)
 			continue
 		}
-		if st.Expires.UTC().Year() <= 9999 { // JSON has no later one
+		if len(c.Leases) < most && st.Expires.UTC().Year() <= 9999 { // JSON has no later one
 			c.Leases = append(c.Leases, entryOf(k, st, now))
 		}
 	}
@@ -223,10 +221,6 @@ func (s *Store) save() error {
 }
 
 func (s *Store) write(c content) error {
-	if len(c.Leases) > most {
-		slices.SortFunc(c.Leases, func(a, b entry) int { return cmp.Or(b.ends().Compare(a.ends()), strings.Compare(a.KeyID, b.KeyID)) })
-		c.Leases = c.Leases[:most]
-	}
 	plain, err := json.Marshal(c)
 	if err != nil {
 		return err
@@ -289,8 +283,6 @@ type entry struct {
 	Expires  time.Time `json:"expires"`
 	Received time.Time `json:"received"`
 }
-
-func (e entry) ends() time.Time { return e.Received.Add(e.Expires.Sub(e.Issued)) }
 
 func entryOf(k broker.Key, c broker.Stored, now time.Time) entry {
 	received := c.Received.Round(0)

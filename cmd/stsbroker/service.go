@@ -1,14 +1,13 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
+	"sort"
 	"time"
 
 	"github.com/stsbroker/stsbroker/broker"
@@ -323,7 +322,7 @@ func (l local) Tokens(context.Context) ([]control.Token, error) {
 	for _, i := range l.tokens.List() {
 		out = append(out, tokenOf(i))
 	}
-	slices.SortStableFunc(out, func(a, b control.Token) int { return cmp.Compare(a.Kind, b.Kind) })
+	sort.SliceStable(out, func(i, j int) bool { return out[i].Kind < out[j].Kind })
 	return out, nil
 }
 

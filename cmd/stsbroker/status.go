@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -133,15 +133,7 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 		fmt.Fprintln(w, c.red(fmt.Sprintf("STS in %s does not answer since %s (%s ago): %s", oneLine(r.Name), r.Since.Local().Format(time.TimeOnly), span(time.Since(r.Since)), oneLine(r.Why))))
 	}
 	// What is served first: those that cannot be are the same every time one looks.
-	slices.SortStableFunc(st.Profiles, func(a, b control.Profile) int {
-		switch {
-		case a.Reason == "" && b.Reason != "":
-			return -1
-		case a.Reason != "" && b.Reason == "":
-			return 1
-		}
-		return 0
-	})
+	sort.SliceStable(st.Profiles, func(i, j int) bool { return st.Profiles[i].Reason == "" && st.Profiles[j].Reason != "" })
 	rows := [][]string{{"PROFILE", "STATE", "KEY ID", "LEFT", "RENEWAL", "REGION", "LAST ERROR"}}
 	for _, p := range st.Profiles {
 		row := []string{oneLine(p.Name), p.State, p.KeyID, "", "", mintedIn(p), oneLine(p.LastError) + shortReason(p.Name, p.Reason)}
