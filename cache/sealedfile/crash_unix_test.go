@@ -24,7 +24,7 @@ import (
 	"github.com/stsbroker/stsbroker/internal/seal"
 )
 
-var kills = flag.Int("kills", 300, "how often TestKilled kills a process that saves")
+var kills = flag.Int("kills", 200, "how often TestKilled kills a process that saves")
 
 // jobVariable makes this test binary do one thing instead of testing.
 const jobVariable = "SEALEDFILE_TEST_JOB"
