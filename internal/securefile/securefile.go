@@ -60,6 +60,7 @@ func Create(path string, data []byte) error {
 	if folder == "" {
 		folder = "."
 	}
+	sweep(folder, name)
 	temp, err := fillTemp(folder, name, data)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
