@@ -61,7 +61,7 @@ func (p place) ownFiles(l ListenConfig) (paths []string) {
 	for _, s := range sockets {
 		paths = append(paths, s, s+".lock")
 	}
-	return append(paths, access.Files(p.state)...)
+	return append(append(paths, p.leasesFile()), access.Files(p.state)...)
 }
 
 // changed returns the overrides that are set.
