@@ -188,11 +188,13 @@ func (a *app) listen(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := a.keepCredentialFiles(); err != nil {
-		return err
-	}
-	if err := a.keepTokenFiles(); err != nil {
-		return err
+	if !a.embedded { // the files in these places are a daemon's, which may be about to start
+		if err := a.keepCredentialFiles(); err != nil {
+			return err
+		}
+		if err := a.keepTokenFiles(); err != nil {
+			return err
+		}
 	}
 	a.broker.Reload(a.catalog.profiles)
 	return nil
