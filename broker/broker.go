@@ -406,7 +406,7 @@ func resolve(profiles []Profile) map[string]*entry {
 		if e.parent != nil {
 			parent = e.parent.key.Digest
 		}
-		e.key = Key{Digest: DigestOf("lease", e.Minter.Digest().String(), e.Parent.Key, parent.String())}
+		e.key = Key{Digest: DigestOf("lease", e.Minter.Digest().String(), e.Parent.Key, e.Signer, parent.String())}
 	}
 	prefetched := map[Key]bool{}
 	for _, p := range profiles {

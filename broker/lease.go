@@ -50,6 +50,15 @@ type spec struct {
 	budget *budget
 }
 
+// local reports whether what is minted means nothing to another process.
+func (s *spec) local() bool {
+	local := s.Bucket == ""
+	for p := s.parent; p != nil && !local; p = p.parent {
+		local = p.Bucket == ""
+	}
+	return local
+}
+
 // byPerson reports whether only a person's asking may start a mint, and then
 // what is said to everybody else.
 func (s *spec) byPerson() *Error {
@@ -527,7 +536,9 @@ func (l *lease) renewPast(ctx context.Context, set *Set, patience time.Duration)
 	case now.Sub(held.received) < renewGap:
 		return false, nil
 	}
-	_ = l.b.store.Delete(ctx, l.key) // else a restart would hand it out again; a mint stores the next
+	if st, err := l.b.store.Load(ctx, l.key); err == nil && st.AccessKeyID == set.AccessKeyID {
+		_ = l.b.store.Delete(ctx, l.key) // else a restart would hand it out again; a mint stores the next
+	}
 	_, err = l.await(ctx, patience, &force{past: set.AccessKeyID})
 	return err == nil, err
 }
@@ -545,8 +556,13 @@ func (l *lease) issued(s *spec, c Credentials, took time.Duration) (*Set, *Error
 	}
 	if s.Once {
 		set.renewAt = 0
-	} else if err := l.b.store.PutIfNewer(l.ctx, l.key, Stored{c, now}); err != nil {
-		c.Note = joinNote(c.Note, "not stored: "+err.Error())
+	} else {
+		if generation > 1 { // a store keeps what ends later, and this one takes the other's place
+			_ = l.b.store.Delete(l.ctx, l.key)
+		}
+		if err := l.b.store.PutIfNewer(l.ctx, l.key, Stored{c, now, s.local()}); err != nil {
+			c.Note = joinNote(c.Note, "not stored: "+err.Error())
+		}
 	}
 	l.b.obs.Observe(Event{
 		Kind: EventMinted, Profile: s.Name, Action: s.Action, Region: regionOf(c, s), KeyID: c.AccessKeyID, Generation: generation,

@@ -22,6 +22,7 @@ type Profile struct {
 
 	Minter Minter // nil exactly when Unservable is not
 	Parent Ref    // whose credentials sign the mint; zero for none
+	Signer string // of a Parent that is a key: its id, since another key may come to have the name
 
 	// Bucket names the budget that mints draw on: the account and region that
 	// STS counts them under. "" for mints that no one limits (a local process).
@@ -93,7 +94,7 @@ func DigestOf(kind string, params ...string) Digest {
 }
 
 // Key identifies a lease. Two profiles share one only if every mint parameter
-// is equal, those of all parents too, and the long-term key's name.
+// is equal, those of all parents too, and the long-term key's name and id.
 type Key struct {
 	Digest  Digest
 	Subject string // "" until sessions per caller come
@@ -190,4 +191,7 @@ type LeaseStore interface {
 type Stored struct {
 	Credentials
 	Received time.Time
+	// Local sets mean nothing to another process: what a command or the machine gives
+	// depends on the environment, of which the lease's key tells nothing.
+	Local bool
 }

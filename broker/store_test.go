@@ -70,7 +70,7 @@ func restore(t *testing.T, b running, i *issuer, age time.Duration) {
 		t.Fatal(err)
 	}
 	i.change(func() { i.calls = nil })
-	if err := b.store.PutIfNewer(t.Context(), (*b.profiles.Load())[i.name].key, Stored{c, time.Now().Round(0).Add(-age)}); err != nil {
+	if err := b.store.PutIfNewer(t.Context(), (*b.profiles.Load())[i.name].key, Stored{Credentials: c, Received: time.Now().Round(0).Add(-age)}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -98,4 +98,47 @@ func TestRejectedIsNotRestored(t *testing.T) {
 			t.Error("the rejected set still rests in the store")
 		}
 	})
+}
+
+// What a refresh replaces does not come back with a restart, though it would end later.
+func TestReplacedIsNotRestored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sts := &issuer{name: "dev", life: 10 * time.Hour}
+		b := run(t, profile(sts))
+		b.must(t, "dev")
+		sts.change(func() { sts.life = time.Hour })
+		set, err := b.Refresh(t.Context(), Ask{Profile: "dev", Patience: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := b.store.Load(t.Context(), (*b.profiles.Load())["dev"].key)
+		if err != nil || st.AccessKeyID != set.AccessKeyID {
+			t.Errorf("the store holds %s, %v; what is served is %s", st.AccessKeyID, err, set.AccessKeyID)
+		}
+	})
+}
+
+// What a command gives, and all that is minted with it, is of this process's
+// environment; another key of the same name makes another lease.
+func TestWhatOutlivesAProcess(t *testing.T) {
+	key := profile(&issuer{name: "key"})
+	key.Parent, key.Signer = Ref{Key: "k"}, "AKIAONE"
+	command := profile(&issuer{name: "command"})
+	command.Bucket = ""
+	over := profile(&issuer{name: "over"})
+	over.Parent = Ref{Profile: "command"}
+	fine := profile(&issuer{name: "fine"})
+	fine.Parent = Ref{Profile: "key"}
+	entries := resolve([]Profile{key, command, over, fine})
+	for name, want := range map[string]bool{"key": false, "command": true, "over": true, "fine": false} {
+		e := entries[name]
+		if got := (&spec{Profile: e.Profile, parent: e.parent}).local(); got != want {
+			t.Errorf("%s: local %v, want %v", name, got, want)
+		}
+	}
+	key.Signer = "AKIATWO"
+	other := resolve([]Profile{key, command, over, fine})
+	if other["key"].key == entries["key"].key || other["fine"].key == entries["fine"].key || other["over"].key != entries["over"].key {
+		t.Error("the key's id is not in the leases that it signs, or is in others")
+	}
 }

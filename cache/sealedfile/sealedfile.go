@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +33,8 @@ const (
 
 	gap     = time.Second // at least, between two saves
 	gapMost = time.Minute // the longest, while saves fail
+
+	clockEvery = 15 * time.Second // at most this long until a clock that was set is noticed
 
 	// tolerance is how far a clock may be off before what it says of the file is
 	// not believed; the broker's own for a clock that was set.
@@ -50,6 +53,7 @@ type Store struct {
 
 	mu    sync.Mutex
 	m     map[broker.Key]broker.Stored
+	at    time.Time // when the file was read or written, on both clocks
 	dirty bool
 	err   error // of the last save
 }
@@ -67,8 +71,8 @@ type Options struct {
 //
 // A file that the identity does not open, that is damaged or of another version is
 // moved aside, and the store starts empty: it is a cache, and a mint mends it. aside is
-// then where it went, and why says what was wrong with it. One such file is kept; put
-// back, it is read at the next start. A file that was written later than now stays
+// then where it went, and why says what was wrong with it. Two such files are kept, and
+// one that the identity does open takes the place of the one that it does not. A file that was written later than now stays
 // where it is and is not believed either, since nobody knows how long its sets have
 // left; then only why is set.
 //
@@ -80,13 +84,39 @@ func Open(o Options) (s *Store, aside string, why, err error) {
 	if err != nil {
 		return nil, "", nil, err
 	}
-	s.m, why = decode(raw, o.Identity, time.Now())
+	s.at = time.Now()
+	s.m, why = decode(raw, o.Identity, s.at)
 	if why != nil && !errors.Is(why, errFuture) {
-		if aside, err = moveAside(o.Path, time.Now()); err != nil {
+		// The identity may be back, whose file another one's start had moved aside.
+		earlier, from := s.earlier()
+		if aside, err = moveAside(o.Path, s.at); err != nil {
 			return nil, "", nil, err
+		}
+		if from != "" {
+			s.m, why = earlier, fmt.Errorf("%w; what %s held is used", why, filepath.Base(from))
+			s.touchLocked() // nobody else has it yet
 		}
 	}
 	return s, aside, why, nil
+}
+
+// earlier returns what a file that was moved aside holds, if the identity opens it, and
+// which that is: the newest of them.
+func (s *Store) earlier() (m map[broker.Key]broker.Stored, from string) {
+	for _, path := range asides(s.path) {
+		if raw, err := read(path); err == nil && raw != nil {
+			if m, err := decode(raw, s.id, s.at); err == nil {
+				return m, path
+			}
+		}
+	}
+	return nil, ""
+}
+
+// Readable says why the file at path would stop [Open], nil if it would not.
+func Readable(path string) error {
+	_, err := read(path)
+	return err
 }
 
 // Peek is for a process that may not write the file, because another one may be
@@ -149,6 +179,8 @@ func (s *Store) touchLocked() {
 func (s *Store) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	clock := time.NewTicker(clockEvery)
+	defer clock.Stop()
 	wait := gap
 	for {
 		select {
@@ -156,10 +188,15 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		select {
-		case <-s.changed:
-		case <-ctx.Done():
-			return nil
+		for waiting := true; waiting; {
+			select {
+			case <-s.changed:
+				waiting = false
+			case <-clock.C:
+				s.lookAtClock(time.Now())
+			case <-ctx.Done():
+				return nil
+			}
 		}
 		if s.save() == nil {
 			wait = gap
@@ -170,8 +207,19 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
+// lookAtClock has the file written anew when the wall clock was set: the times in it
+// are of that clock, and would say too much of what is left after a restart.
+func (s *Store) lookAtClock(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if step := now.Round(0).Sub(s.at.Round(0)) - now.Sub(s.at); s.changed != nil && len(s.m) > 0 && step.Abs() > tolerance {
+		s.touchLocked()
+	}
+}
+
 // Close saves what Run has not.
 func (s *Store) Close() error {
+	s.lookAtClock(time.Now())
 	if err := s.save(); err != nil {
 		return fmt.Errorf("leases are not saved: %w", err)
 	}
@@ -193,13 +241,14 @@ func (s *Store) save() error {
 		return nil
 	}
 	now := time.Now()
+	s.at = now
 	c := content{Version: version, Saved: now.UTC()}
 	for k, st := range s.m {
 		if ends(st).Before(now) {
 			delete(s.m, k)
 			continue
 		}
-		if len(c.Leases) < most && st.Expires.UTC().Year() <= 9999 { // JSON has no later one
+		if !st.Local && len(c.Leases) < most && st.Expires.UTC().Year() <= 9999 { // JSON has no later one
 			c.Leases = append(c.Leases, entryOf(k, st, now))
 		}
 	}
@@ -229,6 +278,9 @@ func (s *Store) write(c content) error {
 	if err != nil {
 		return err
 	}
+	if len(sealed) > limit {
+		return fmt.Errorf("they are %d bytes, and more than %d would not be read again", len(sealed), limit)
+	}
 	return securefile.Write(s.path, sealed)
 }
 
@@ -244,20 +296,30 @@ func read(path string) ([]byte, error) {
 	return raw, nil
 }
 
-// moveAside gives the file a name that is not read, and keeps one such file.
+// moveAside gives the file a name that is no other's, and keeps two such files.
 func moveAside(path string, now time.Time) (string, error) {
-	aside := path + asideMark + now.UTC().Format("20060102T150405Z")
+	aside := path + asideMark + now.UTC().Format("20060102T150405.000000000Z")
 	if err := os.Rename(path, aside); err != nil {
 		return "", fmt.Errorf("sealed leases: %w", err)
 	}
-	folder, name := filepath.Split(path)
-	entries, _ := os.ReadDir(folder) // one that stays is in nobody's way
-	for _, e := range entries {
-		if other := filepath.Join(folder, e.Name()); strings.HasPrefix(e.Name(), name+asideMark) && other != aside {
-			_ = os.Remove(other)
+	for i, other := range asides(path) {
+		if i >= 2 {
+			_ = os.Remove(other) // one that stays is in nobody's way
 		}
 	}
 	return aside, nil
+}
+
+// asides are the files that were moved aside, the newest first.
+func asides(path string) (paths []string) {
+	folder, name := filepath.Split(path)
+	entries, _ := os.ReadDir(filepath.Clean(folder))
+	for _, e := range slices.Backward(entries) { // sorted by name, and so by time
+		if strings.HasPrefix(e.Name(), name+asideMark) {
+			paths = append(paths, filepath.Join(folder, e.Name()))
+		}
+	}
+	return paths
 }
 
 // content is what is sealed.

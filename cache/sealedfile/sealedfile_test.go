@@ -444,11 +444,12 @@ func TestEveryByte(t *testing.T) {
 	}
 }
 
-func TestMovedAsideOnce(t *testing.T) {
+// Two files are kept.
+func TestMovedAside(t *testing.T) {
 	dir, id := t.TempDir(), newIdentity(t)
 	path := filepath.Join(dir, "leases")
 	synctest.Test(t, func(t *testing.T) {
-		for i := range 3 {
+		for i := range 4 {
 			s, aside, why, err := Open(Options{Path: path, Identity: newIdentity(t)})
 			if err != nil || (i > 0) != (aside != "" && why != nil) {
 				t.Fatalf("%d: %q, %v, %v", i, aside, why, err)
@@ -459,14 +460,74 @@ func TestMovedAsideOnce(t *testing.T) {
 		}
 	})
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 2 {
+	if err != nil || len(entries) != 3 {
 		t.Errorf("%v, %v", entries, err)
 	}
 	if _, err := Peek(path, id); err == nil || !strings.Contains(err.Error(), path+": it was sealed for another identity") {
 		t.Errorf("Peek: %v", err)
 	}
-	if after, err := os.ReadDir(dir); err != nil || len(after) != 2 {
+	if after, err := os.ReadDir(dir); err != nil || len(after) != 3 {
 		t.Errorf("Peek moved something: %v, %v", after, err)
+	}
+}
+
+// A start with another identity, by mistake, costs nothing: with the right one again,
+// what that one moved aside is used.
+func TestIdentityComesBack(t *testing.T) {
+	path, mine, other := filepath.Join(t.TempDir(), "leases"), newIdentity(t), newIdentity(t)
+	s := open(t, path, mine)
+	put(t, s, "a", setOf("ONE", time.Hour))
+	closed(t, s)
+
+	s, aside, why, err := Open(Options{Path: path, Identity: other})
+	if err != nil || aside == "" || why == nil || has(t, s, "a") {
+		t.Fatalf("%q, %v, %v", aside, why, err)
+	}
+	put(t, s, "b", setOf("TWO", time.Hour))
+	closed(t, s)
+
+	s, aside, why, err = Open(Options{Path: path, Identity: mine})
+	if err != nil || aside == "" || why == nil || !has(t, s, "a") || has(t, s, "b") {
+		t.Fatalf("%q, %v, %v: a %v", aside, why, err, has(t, s, "a"))
+	}
+	closed(t, s)
+	if s := open(t, path, mine); !has(t, s, "a") {
+		t.Error("it was not saved")
+	}
+}
+
+// What means nothing elsewhere is held, and not written.
+func TestLocalSets(t *testing.T) {
+	path, id := filepath.Join(t.TempDir(), "leases"), newIdentity(t)
+	s := open(t, path, id)
+	local := setOf("ONE", time.Hour)
+	local.Local = true
+	put(t, s, "a", local)
+	put(t, s, "b", setOf("TWO", time.Hour))
+	if !has(t, s, "a") {
+		t.Error("it is not held")
+	}
+	closed(t, s)
+	if s := open(t, path, id); has(t, s, "a") || !has(t, s, "b") {
+		t.Error("the local set is written, or the other is not")
+	}
+}
+
+// A clock that is set while nothing is minted: what is in the file says too much of
+// what is left, and is written anew.
+func TestClockIsSetWhileNothingChanges(t *testing.T) {
+	path, id := filepath.Join(t.TempDir(), "leases"), newIdentity(t)
+	for step, want := range map[time.Duration]bool{0: false, 10 * time.Second: false, -10 * time.Second: false, -2 * time.Hour: true, 2 * time.Hour: true} {
+		s := open(t, path, id)
+		put(t, s, "a", setOf("ONE", time.Hour))
+		if err := s.save(); err != nil {
+			t.Fatal(err)
+		}
+		s.lookAtClock(moveWall(time.Now(), step))
+		if unsaved, _ := s.Standing(); unsaved != want {
+			t.Errorf("clock set by %v: to be saved %v, want %v", step, unsaved, want)
+		}
+		closed(t, s)
 	}
 }
 

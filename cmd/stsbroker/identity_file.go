@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"go.uber.org/zap"
 
@@ -40,11 +41,13 @@ type identity struct {
 func (p place) findIdentity(mayMake bool) (identity, error) {
 	if named := p.getenv(varIdentityFile); named != "" {
 		id := identity{path: named, from: varIdentityFile}
-		path, err := filepath.Abs(named)
-		if err != nil {
-			return id, err
+		path := filepath.Clean(named)
+		switch {
+		case !filepath.IsAbs(named): // a ~ that no shell expanded, and a folder that is another one each time
+			return id, fmt.Errorf("%s is not an absolute path; write it from / on", oneLine(named))
+		case slices.Contains(p.ownFiles(ListenConfig{}), path):
+			return id, fmt.Errorf("%s is a file of stsbroker's own; give the identity a path of its own", path)
 		}
-		id.path = path
 		raw, err := securefile.Read(path, seal.IdentityLimit)
 		if errors.Is(err, fs.ErrNotExist) {
 			if !mayMake {
@@ -173,8 +176,15 @@ func (a *app) sealed() *control.Sealed {
 
 // checkIdentity is what check says of the identity. serve would make a missing one.
 func (p place) checkIdentity() []Finding {
-	if id, err := p.findIdentity(false); err != nil {
+	id, err := p.findIdentity(false)
+	switch {
+	case err != nil:
 		return []Finding{{File: id.path, Severity: SeverityError, Text: "the identity of " + id.from + " cannot be used: " + err.Error()}}
+	case id.IsZero():
+		return nil
+	}
+	if err := sealedfile.Readable(p.leasesFile()); err != nil {
+		return []Finding{{File: p.leasesFile(), Severity: SeverityError, Text: err.Error()}}
 	}
 	return nil
 }

@@ -103,6 +103,7 @@ func (c *cataloguer) build() catalog {
 		}
 		c.add(c.fromAWS(p))
 	}
+	c.signers()
 	c.resolveAliases()
 	c.checkNamed()
 	c.checkAddresses()
@@ -113,6 +114,26 @@ func (c *cataloguer) build() catalog {
 		c.note(c.files.Credentials, 0, SeverityWarning, "%s", warning)
 	}
 	return c.out
+}
+
+// signers notes which keys there are behind the names, as far as they can be had now.
+// What was minted with one is not another's, over a restart with other files either.
+func (c *cataloguer) signers() {
+	ids := map[string]string{}
+	for i := range c.out.profiles {
+		name := c.out.profiles[i].Parent.Key
+		if name == "" {
+			continue
+		}
+		id, known := ids[name]
+		if !known {
+			if m, err := c.out.keys.Key(context.Background(), name); err == nil {
+				id = m.AccessKeyID
+			}
+			ids[name] = id
+		}
+		c.out.profiles[i].Signer = id
+	}
 }
 
 // note adds a finding; line is 0 for the file as a whole.

@@ -206,7 +206,7 @@ func serveCmd(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	w.daemon = exec.Command(path, append([]string{"serve", "--log-level", "debug"}, args...)...)
 	w.daemon.Dir = ts.MkAbs(".")
-	for _, name := range []string{"HOME", "PATH", "XDG_RUNTIME_DIR", "AWS_ENDPOINT_URL_STS", "GORACE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "STSBROKER_CONFIG", varIdentityFile, varCredentials} {
+	for _, name := range []string{"HOME", "PATH", "XDG_RUNTIME_DIR", "AWS_ENDPOINT_URL_STS", "GORACE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "STSBROKER_CONFIG", "AWS_SHARED_CREDENTIALS_FILE", varIdentityFile, varCredentials} {
 		if v := ts.Getenv(name); v != "" {
 			w.daemon.Env = append(w.daemon.Env, name+"="+v)
 		}
