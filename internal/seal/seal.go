@@ -19,6 +19,9 @@ import (
 // IdentityLimit is more than any identity file has, in bytes.
 const IdentityLimit = 64 << 10
 
+// mostRecipients is how many a file may have been sealed for; [Identity.Seal] has one.
+const mostRecipients = 4
+
 // Identity opens what was sealed for it, and seals for itself. The zero value is
 // no identity. Nothing prints it.
 type Identity struct {
@@ -118,6 +121,12 @@ func (id Identity) Seal(plain []byte) ([]byte, error) {
 func (id Identity) Open(sealed []byte, limit int64) ([]byte, error) {
 	if id.IsZero() {
 		return nil, errors.New("there is no identity to open it with")
+	}
+	// A head may name a thousand recipients, each of which would be tried with each
+	// identity (age-encryption.org/v1, "Recipient stanza"); ours names one.
+	head, _, _ := bytes.Cut(sealed, []byte("\n--- "))
+	if bytes.Count(head, []byte("\n-> ")) > mostRecipients {
+		return nil, fmt.Errorf("it was sealed for more than %d identities", mostRecipients)
 	}
 	r, err := age.Decrypt(bytes.NewReader(sealed), id.all...)
 	if none := (*age.NoIdentityMatchError)(nil); errors.As(err, &none) {

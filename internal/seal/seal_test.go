@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -196,4 +197,52 @@ func FuzzParseIdentity(f *testing.F) {
 			t.Errorf("%v, %v", id, err)
 		}
 	})
+}
+
+// A hostile file is refused for what its head says, before anything is tried.
+func TestManyRecipients(t *testing.T) {
+	text, err := MakeIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := ParseIdentity(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range map[int]bool{1: true, mostRecipients: true, mostRecipients + 1: false, 1000: false} {
+		var to []age.Recipient
+		for range n {
+			to = append(to, id.to)
+		}
+		var sealed bytes.Buffer
+		w, err := age.Encrypt(&sealed, to...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(w, "plain")
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := id.Open(sealed.Bytes(), 100)
+		if ok := err == nil && string(got) == "plain"; ok != want || !want && !strings.Contains(err.Error(), "more than 4 identities") {
+			t.Errorf("%d recipients: %q, %v", n, got, err)
+		}
+	}
+}
+
+func BenchmarkRefuseManyRecipients(b *testing.B) {
+	text, err := MakeIdentity()
+	if err != nil {
+		b.Fatal(err)
+	}
+	id, err := ParseIdentity(text)
+	if err != nil {
+		b.Fatal(err)
+	}
+	hostile := []byte("age-encryption.org/v1\n" + strings.Repeat("-> X25519 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n", 1000) + "--- x\n")
+	for b.Loop() {
+		if _, err := id.Open(hostile, 100); err == nil {
+			b.Fatal("it was opened")
+		}
+	}
 }
