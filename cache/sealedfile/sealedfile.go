@@ -72,7 +72,8 @@ type Options struct {
 // A file that the identity does not open, that is damaged or of another version is
 // moved aside, and the store starts empty: it is a cache, and a mint mends it. aside is
 // then where it went, and why says what was wrong with it. Two such files are kept, and
-// one that the identity does open takes the place of the one that it does not. A file that was written later than now stays
+// one that the identity does open takes the place of the one that it does not, or that
+// is missing; why says so then. A file that was written later than now stays
 // where it is and is not believed either, since nobody knows how long its sets have
 // left; then only why is set.
 //
@@ -86,17 +87,32 @@ func Open(o Options) (s *Store, aside string, why, err error) {
 	}
 	s.at = time.Now()
 	s.m, why = decode(raw, o.Identity, s.at)
-	if why != nil && !errors.Is(why, errFuture) {
-		// The identity may be back, whose file another one's start had moved aside.
-		earlier, from := s.earlier()
+	if errors.Is(why, errFuture) {
+		return s, "", why, nil
+	}
+	var from string
+	if raw == nil || why != nil { // the identity may be back, whose file another one's start had moved aside
+		if m, path := s.earlier(); path != "" {
+			s.m, from = m, path
+		}
+	}
+	if why != nil {
 		if aside, err = moveAside(o.Path, s.at); err != nil {
 			return nil, "", nil, err
 		}
-		if from != "" {
-			s.m, why = earlier, fmt.Errorf("%w; what %s held is used", why, filepath.Base(from))
-			s.touchLocked() // nobody else has it yet
+	}
+	if from != "" { // it takes its place again, and is no earlier one of a later file
+		if err := os.Rename(from, o.Path); err != nil {
+			return nil, "", nil, fmt.Errorf("sealed leases: %w", err)
+		}
+		back := fmt.Errorf("%s, which had been moved aside, is opened by this identity and used again", filepath.Base(from))
+		if why == nil {
+			why = back
+		} else {
+			why = fmt.Errorf("%w; %w", why, back)
 		}
 	}
+	prune(o.Path)
 	return s, aside, why, nil
 }
 
@@ -296,18 +312,22 @@ func read(path string) ([]byte, error) {
 	return raw, nil
 }
 
-// moveAside gives the file a name that is no other's, and keeps two such files.
+// moveAside gives the file a name that is no other's.
 func moveAside(path string, now time.Time) (string, error) {
 	aside := path + asideMark + now.UTC().Format("20060102T150405.000000000Z")
 	if err := os.Rename(path, aside); err != nil {
 		return "", fmt.Errorf("sealed leases: %w", err)
 	}
+	return aside, nil
+}
+
+// prune keeps the two newest of the files that were moved aside.
+func prune(path string) {
 	for i, other := range asides(path) {
 		if i >= 2 {
 			_ = os.Remove(other) // one that stays is in nobody's way
 		}
 	}
-	return aside, nil
 }
 
 // asides are the files that were moved aside, the newest first.

@@ -492,7 +492,28 @@ func TestIdentityComesBack(t *testing.T) {
 	}
 	closed(t, s)
 	if s := open(t, path, mine); !has(t, s, "a") {
-		t.Error("it was not saved")
+		t.Error("it is not in its place again")
+	}
+
+	// A third one may have written nothing at all.
+	if s, aside, _, err = Open(Options{Path: path, Identity: newIdentity(t)}); err != nil || aside == "" {
+		t.Fatal(aside, err)
+	}
+	closed(t, s)
+	s, aside, why, err = Open(Options{Path: path, Identity: mine})
+	if err != nil || aside != "" || why == nil || !has(t, s, "a") {
+		t.Fatalf("%q, %v, %v", aside, why, err)
+	}
+	// What it held once does not come back when a later file is damaged.
+	if err := s.Delete(t.Context(), keyOf("a")); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, s)
+	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s := func() *Store { s, _, _, _ := Open(Options{Path: path, Identity: mine}); return s }(); s == nil || has(t, s, "a") {
+		t.Error("what was deleted is there again")
 	}
 }
 

@@ -140,9 +140,9 @@ func (a *app) leaseStore(embedded bool) (broker.LeaseStore, error) {
 	case err != nil:
 		return nil, err
 	case aside != "":
-		a.log.Warn("the sealed leases could not be opened and were moved aside; all starts anew", zap.String("file", aside), zap.Error(why), zap.String("identity", id.path))
+		a.log.Warn("the sealed leases could not be opened and were moved aside", zap.String("file", aside), zap.Error(why), zap.String("identity", id.path))
 	case why != nil:
-		a.log.Warn("the sealed leases are not used; all starts anew", zap.String("file", a.leasesFile()), zap.Error(why))
+		a.log.Warn("sealed leases", zap.String("file", a.leasesFile()), zap.Error(why))
 	}
 	a.leases, a.identity = s, id
 	return s, nil
