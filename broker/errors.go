@@ -22,9 +22,10 @@ const (
 	KindLoginNeeded              // a person must log in
 	KindForbidden                // the caller may not have this profile, or there is none of that name
 	KindUnauthorized             // no token, or not one of ours
+	KindLocked                   // custody is locked: a person must unlock it
 )
 
-var kindNames = [...]string{"unavailable", "throttled", "timeout", "denied", "config", "login-needed", "forbidden", "unauthorized"}
+var kindNames = [...]string{"unavailable", "throttled", "timeout", "denied", "config", "login-needed", "forbidden", "unauthorized", "locked"}
 
 // String returns the kind's name as it appears in logs, metrics and error codes.
 func (k Kind) String() string {
@@ -84,4 +85,9 @@ func (e *Error) forProfile(name string) *Error {
 		c.Public += "; run stsbroker login " + name
 	}
 	return &c
+}
+
+// Locked is the error of what rests in custody while that is locked.
+func Locked() *Error {
+	return &Error{Kind: KindLocked, Own: true, Public: "custody is locked; run stsbroker unlock"}
 }

@@ -14,10 +14,13 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"filippo.io/age/armor"
 )
 
 // IdentityLimit is more than any identity file has, in bytes.
 const IdentityLimit = 64 << 10
+
+var errOther = errors.New("it was sealed for another identity, or its head is damaged")
 
 // mostRecipients is how many a file may have been sealed for; [Identity.Seal] has one.
 const mostRecipients = 4
@@ -33,8 +36,8 @@ type Identity struct {
 // those that begin with # aside. The first identity seals and all of them open, so
 // that one can be replaced: the new one goes before the old.
 //
-// Known are age's native identities, X25519 and hybrid post-quantum ones. The error
-// names the line and never what is on it.
+// Known are age's native identities, X25519 and hybrid post-quantum ones; for others
+// see [KindOfIdentity]. The error names the line and never what is on it.
 func ParseIdentity(text []byte) (Identity, error) {
 	var id Identity
 	n := 0
@@ -60,10 +63,17 @@ func ParseIdentity(text []byte) (Identity, error) {
 				one, to = h, h.Recipient()
 			}
 		case strings.HasPrefix(line, "AGE-PLUGIN-"):
-			// age's client gives the plugin its whole environment and any time it wants.
-			return Identity{}, fmt.Errorf("line %d is the identity of a plugin, which is not supported: its program would be run at each save, for as long as it likes, and a daemon has nobody to touch a key for it; use one that age-keygen makes", n)
-		case strings.HasPrefix(line, "age-encryption.org/"), strings.HasPrefix(line, "-----BEGIN AGE"):
-			return Identity{}, errors.New("it is sealed itself, by a passphrase perhaps, and nobody is there to be asked for it; decrypt it first")
+			// The program would be run at each save, for as long as it likes, and a daemon has
+			// nobody to touch a key for it: see [OpenPlugin].
+			if plugins, _ := splitPlugin(text); plugins == nil {
+				return Identity{}, fmt.Errorf("line %d is the identity of a plugin, and other lines are not; keep them in files of their own", n)
+			}
+			return Identity{}, fmt.Errorf("line %d is the identity of a plugin, which a person has to run; stsbroker unlock opens it", n)
+		case strings.HasPrefix(line, "age-encryption.org/"), strings.HasPrefix(line, armor.Header):
+			if isScrypt(text) {
+				return Identity{}, errors.New("it is sealed by a passphrase; stsbroker unlock opens it")
+			}
+			return Identity{}, errors.New("it is sealed itself, and not by a passphrase; decrypt it first")
 		default:
 			return Identity{}, fmt.Errorf("line %d is not an age identity; age-keygen makes one", n)
 		}
@@ -96,13 +106,57 @@ func (id Identity) IsZero() bool { return id.to == nil }
 // Format implements fmt.Formatter: age's own identities print themselves.
 func (Identity) Format(w fmt.State, _ rune) { _, _ = io.WriteString(w, "[identity]") }
 
+// Same reports whether the two have any identity in common.
+func (id Identity) Same(other Identity) bool {
+	for _, a := range id.all {
+		for _, b := range other.all {
+			if name := recipientOf(a); name != "" && name == recipientOf(b) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// recipientOf is the public half of an identity.
+func recipientOf(one age.Identity) string {
+	switch one := one.(type) {
+	case *age.X25519Identity:
+		return one.Recipient().String()
+	case *age.HybridIdentity:
+		return one.Recipient().String()
+	}
+	return ""
+}
+
 // Seal returns plain as an age file that the identity opens.
-func (id Identity) Seal(plain []byte) ([]byte, error) {
-	if id.IsZero() {
+func (id Identity) Seal(plain []byte) ([]byte, error) { return id.Sealer().Seal(plain) }
+
+// Sealer returns what only seals for the identity.
+func (id Identity) Sealer() Sealer { return Sealer{id.to} }
+
+// Sealer seals for an identity, and opens nothing: what a program may keep after the
+// identity was taken from it. The zero value seals nothing. Nothing prints it: whoever
+// knows a recipient can forge what was sealed for it.
+type Sealer struct{ to age.Recipient }
+
+// IsZero reports whether there is nobody to seal for.
+func (s Sealer) IsZero() bool { return s.to == nil }
+
+// Format implements fmt.Formatter.
+func (Sealer) Format(w fmt.State, _ rune) { _, _ = io.WriteString(w, "[sealer]") }
+
+// Seal returns plain as an age file that the identity opens.
+func (s Sealer) Seal(plain []byte) ([]byte, error) {
+	if s.IsZero() {
 		return nil, errors.New("there is no identity to seal for")
 	}
+	return encrypt(plain, s.to)
+}
+
+func encrypt(plain []byte, to ...age.Recipient) ([]byte, error) {
 	var out bytes.Buffer
-	w, err := age.Encrypt(&out, id.to)
+	w, err := age.Encrypt(&out, to...)
 	if err != nil {
 		return nil, err
 	}
@@ -122,15 +176,24 @@ func (id Identity) Open(sealed []byte, limit int64) ([]byte, error) {
 	if id.IsZero() {
 		return nil, errors.New("there is no identity to open it with")
 	}
-	// A head may name a thousand recipients, each of which would be tried with each
-	// identity (age-encryption.org/v1, "Recipient stanza"); ours names one.
+	return decrypt(sealed, limit, id.all...)
+}
+
+// crowded tells of a head that names too many recipients: it may name a thousand, each
+// of which would be tried with each identity (age-encryption.org/v1, "Recipient
+// stanza"); ours names one.
+func crowded(sealed []byte) bool {
 	head, _, _ := bytes.Cut(sealed, []byte("\n--- "))
-	if bytes.Count(head, []byte("\n-> ")) > mostRecipients {
+	return bytes.Count(head, []byte("\n-> ")) > mostRecipients
+}
+
+func decrypt(sealed []byte, limit int64, ids ...age.Identity) ([]byte, error) {
+	if crowded(sealed) {
 		return nil, fmt.Errorf("it was sealed for more than %d identities", mostRecipients)
 	}
-	r, err := age.Decrypt(bytes.NewReader(sealed), id.all...)
+	r, err := age.Decrypt(bytes.NewReader(sealed), ids...)
 	if none := (*age.NoIdentityMatchError)(nil); errors.As(err, &none) {
-		return nil, errors.New("it was sealed for another identity, or its head is damaged")
+		return nil, errOther
 	}
 	if err != nil {
 		return nil, fmt.Errorf("it is damaged: %w", err)

@@ -219,26 +219,14 @@ func CheckFolders(path string) error {
 }
 
 // CheckWriters reports whether somebody else could change the file at path, of
-// which info was read through an open descriptor: the file itself, the folders
-// that it is named in, and those that a symbolic link leads to. Others may read it.
+// which info was read through an open descriptor: the file itself, and every folder and
+// symbolic link on the way to it. Others may read it.
 func CheckWriters(path string, info fs.FileInfo) error {
 	if err := judgeWriters(path, factsOf(info), thisUser()); err != nil {
 		return err
 	}
-	full, err := filepath.Abs(path)
-	if err != nil {
-		return err
-	}
-	target, err := filepath.EvalSymlinks(full)
-	if err != nil {
-		return err
-	}
-	for _, folder := range []string{filepath.Dir(full), filepath.Dir(target)} {
-		if err := CheckFolders(folder); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := walk(path)
+	return err
 }
 
 // walk follows path, judges every folder and link on the way to what it leads
