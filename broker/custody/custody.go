@@ -2,18 +2,24 @@
 // implements [broker.Keys].
 //
 // A kind of custody is a function, a [Source]; a [Set] is the table of them by
-// name. A new kind (sealed file, OS keyring, systemd credentials) is one package
-// that returns such a function, and one line where the set is filled:
+// name. A new kind is one function that returns such a function, and one line where
+// the set is filled:
 //
 //	set := custody.Set{}
 //	set["work"] = custody.File(credentialsFile, "work")
+//	set["ci"] = custody.Systemd(os.Getenv("CREDENTIALS_DIRECTORY"), "ci")
+//	set["home"] = kept.Source("home")
 //	set[custody.ProfileKey("dev")] = custody.Profile(configFile, credentialsFile, "dev")
+//
+// [Kept] is the keys that stsbroker keeps itself, and so can add, remove and rotate;
+// where it keeps them is a [Chest]: the sealed file, the keyring of the system.
 //
 // Names never clash: those of stsbroker.yaml hold no colon ([ValidName]), those
 // of keys that stand in AWS profiles begin with "aws:" ([ProfileKey]).
 //
-// Every error is a [*broker.Error] of [broker.KindConfig] that names the file,
-// the section and what to do, and never a value.
+// Every error of a Source is a [*broker.Error] of [broker.KindConfig] that names the
+// file, the section and what to do, and never a value; while the key's chest is locked
+// it is [broker.Locked]. Only a context that ends gives its own.
 package custody
 
 import (

@@ -1,0 +1,582 @@
+package custody
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/internal/securefile"
+)
+
+const (
+	indexFile    = "keys.index"
+	keptLockFile = "keys.index.lock"
+
+	indexVersion = 1
+	indexLimit   = 4 << 20 // bytes; a thousand keys with the longest names fit
+
+	lockPatience = 10 * time.Second // for another process that changes keys
+	lockPoll     = 20 * time.Millisecond
+)
+
+// KeptFiles are the paths of what [Kept] has in the state folder dir beside its chests.
+func KeptFiles(dir string) []string {
+	return []string{filepath.Join(dir, indexFile), filepath.Join(dir, keptLockFile), filepath.Join(dir, rotationLockFile)}
+}
+
+// Kept is the keys that stsbroker itself keeps, each in one of several chests. A list
+// of them without secrets, the index, can be read while the chests are locked.
+//
+// It is safe for concurrent use, and several processes may use one state folder at a
+// time: changes come one after the other, and what one process changed the others see
+// at their next call. Nothing is held in memory between calls.
+//
+// The chests hold the truth. The index is written after them; where a crash came in
+// between, or it was lost, the next change or [Kept.Refresh] mends it.
+type Kept struct {
+	dir    string
+	chests map[string]Chest
+}
+
+// Info is what may be known of a key while its chest is locked: no secret.
+type Info struct {
+	Name    string    `json:"name"`
+	Custody string    `json:"custody"` // of which chest: "sealed", "keyring"
+	KeyID   string    `json:"key_id"`  // of the pair that signs
+	Lineage string    `json:"lineage"` // see [Record]
+	Profile string    `json:"profile,omitempty"`
+	Account string    `json:"account,omitempty"`
+	User    string    `json:"user,omitempty"`
+	Created time.Time `json:"created,omitzero"` // the pair, by IAM's clock; zero unknown
+	Added   time.Time `json:"added,omitzero"`
+
+	Creating    time.Time `json:"creating,omitzero"`      // see [Record]
+	Next        string    `json:"next,omitempty"`         // id of the next key; "" for none
+	Old         string    `json:"old,omitempty"`          // id of the old key; "" for none
+	OldInactive bool      `json:"old_inactive,omitempty"` // Old is no longer accepted
+	DeleteAfter time.Time `json:"delete_after,omitzero"`  // when Old may be deleted
+}
+
+// Rotation says in words how far the key's rotation is, "" for none under way.
+func (i Info) Rotation() string {
+	var parts []string
+	if !i.Creating.IsZero() && i.Next == "" {
+		parts = append(parts, "a new key was asked for")
+	}
+	if i.Next != "" {
+		parts = append(parts, "new key "+i.Next+" is not in use yet")
+	}
+	if i.Old != "" {
+		state := "is still active"
+		if i.OldInactive {
+			state = "is inactive"
+		}
+		if !i.DeleteAfter.IsZero() {
+			state += " and goes after " + i.DeleteAfter.UTC().Format(time.RFC3339)
+		}
+		parts = append(parts, "old key "+i.Old+" "+state)
+	}
+	return strings.Join(parts, "; ")
+}
+
+func (r Record) info(name, custody string) Info {
+	i := Info{
+		Name: name, Custody: custody, KeyID: r.Current.KeyID, Lineage: r.Lineage, Profile: r.Profile, Account: r.Account, User: r.User,
+		Created: utc(r.Current.Created), Added: utc(r.Added), Creating: utc(r.Creating),
+	}
+	if r.Next != nil {
+		i.Next = r.Next.KeyID
+	}
+	if r.Old != nil {
+		i.Old, i.OldInactive, i.DeleteAfter = r.Old.KeyID, r.Old.Inactive, utc(r.Old.DeleteAfter)
+	}
+	return i
+}
+
+// AddOptions say more of a key that is added.
+type AddOptions struct {
+	Replace bool   // a key of that name may be there, and goes
+	Account string // from GetCallerIdentity; "" unknown
+	User    string // likewise
+	Profile string // the AWS profile that the key stands in for, by any name that prints, up to 128 bytes; "" for none
+}
+
+// OpenKept returns the keys of the state folder dir, which need not exist yet: it is
+// made at the first change. The chests are by kind of custody: "sealed", "keyring".
+//
+// The Kept is never nil. warning says what is wrong with the index and what mends it;
+// the keys can be used all the same.
+func OpenKept(dir string, chests map[string]Chest) (k *Kept, warning error) {
+	k = &Kept{dir: dir, chests: maps.Clone(chests)}
+	return k, k.Refresh(context.Background())
+}
+
+// Refresh mends the index where the chests can be read and say something else. It is
+// for after an unlock, and waits for nobody: while another process changes keys, that
+// one writes the index. A chest that cannot tell what it holds is asked for names
+// alone. The error is the warning of [OpenKept].
+func (k *Kept) Refresh(ctx context.Context, names ...string) error {
+	truth, same, err := k.look(ctx, names)
+	if err != nil || same {
+		return err
+	}
+	release, err := k.tryLock()
+	if release == nil {
+		return err
+	}
+	defer release()
+	if truth, same, err = k.look(ctx, names); err != nil || same {
+		return err
+	}
+	return k.writeIndex(truth)
+}
+
+// look returns what the index should say, and whether it does.
+func (k *Kept) look(ctx context.Context, names []string) (truth map[string]Info, same bool, err error) {
+	index, broken := k.index()
+	truth, unsure := k.merge(index)
+	for _, name := range names {
+		k.ask(ctx, name, truth)
+	}
+	switch {
+	case broken == nil:
+		return truth, maps.Equal(truth, index), nil
+	case unsure != nil:
+		return nil, false, fmt.Errorf("%w; it is made anew when custody can be read (%w)", broken, unsure)
+	case errors.Is(broken, fs.ErrNotExist) && len(truth) == 0: // there was never a key
+		return truth, true, nil
+	}
+	return truth, false, nil
+}
+
+// ask puts right what truth says of a key in a chest that cannot tell what it holds.
+func (k *Kept) ask(ctx context.Context, name string, truth map[string]Info) {
+	for custody, chest := range k.chests {
+		listed, ok := truth[name]
+		if _, lists := chest.(lister); lists || ok && listed.Custody != custody {
+			continue
+		}
+		raw, err := chest.Get(ctx, name)
+		if err == nil {
+			if r, err := decodeRecord(raw); err == nil {
+				truth[name] = r.info(name, custody)
+			}
+		} else if errors.Is(err, fs.ErrNotExist) {
+			delete(truth, name)
+		}
+	}
+}
+
+// Standing says what is wrong with the index now and what mends it, nil for nothing.
+func (k *Kept) Standing() error {
+	_, broken := k.index()
+	if _, same, err := k.look(context.Background(), nil); err != nil || same || broken == nil {
+		return err
+	}
+	return fmt.Errorf("%w; the next change of a key makes it anew", broken)
+}
+
+// List returns all keys, by name. Where the index cannot be read, it is those that
+// the chests tell.
+func (k *Kept) List() []Info {
+	m := k.known()
+	list := make([]Info, 0, len(m))
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		list = append(list, m[name])
+	}
+	return list
+}
+
+// Names returns the names of all keys, sorted.
+func (k *Kept) Names() []string { return slices.Sorted(maps.Keys(k.known())) }
+
+// Info returns what is known of a key.
+func (k *Kept) Info(name string) (Info, bool) {
+	i, ok := k.known()[name]
+	return i, ok
+}
+
+// ForProfile returns the key that stands in for an AWS profile.
+func (k *Kept) ForProfile(profile string) (Info, bool) {
+	return standsIn(k.known(), profile)
+}
+
+func standsIn(m map[string]Info, profile string) (Info, bool) {
+	for _, i := range m {
+		if i.Profile == profile && profile != "" {
+			return i, true
+		}
+	}
+	return Info{}, false
+}
+
+// Source is the key of that name as it is at each call, for a [Set].
+func (k *Kept) Source(name string) Source {
+	return func(ctx context.Context) (broker.Material, error) {
+		r, err := k.Get(ctx, name)
+		return r.Current.Material(), err
+	}
+}
+
+// Get returns the record of a key. Its errors are those of [Kept.Source].
+func (k *Kept) Get(ctx context.Context, name string) (Record, error) {
+	r, _, err := k.get(ctx, name)
+	return r, err
+}
+
+func (k *Kept) get(ctx context.Context, name string) (Record, string, error) {
+	r, custody, err := k.find(ctx, name)
+	if err == nil && custody == "" {
+		err = noKey(name)
+	}
+	return r, custody, err
+}
+
+func noKey(name string) error {
+	return fault("there is no key %s in custody: run stsbroker keys add %[1]s", name)
+}
+
+// find returns a record and the custody that it is in, "" for none.
+func (k *Kept) find(ctx context.Context, name string) (Record, string, error) {
+	custody, raw, err := k.locate(ctx, name)
+	if err != nil || custody == "" {
+		return Record{}, "", err
+	}
+	r, err := decodeRecord(raw)
+	if err != nil {
+		return Record{}, "", fault("the key %s, in custody %s, cannot be used: %v; restore it from a backup, or run stsbroker keys remove %[1]s and add it again", name, custody, err)
+	}
+	return r, custody, nil
+}
+
+// Add puts a key in custody. A name that is taken is refused without o.Replace. With
+// it the key that was there goes, unless a rotation of it is under way: that would
+// lose a key that IAM has. What replaces a key of the same user stays in its lineage.
+func (k *Kept) Add(ctx context.Context, name, custody string, p Pair, o AddOptions) error {
+	chest := k.chests[custody]
+	switch {
+	case !ValidName(name):
+		return fault("%q cannot be the name of a key: use up to 64 letters, digits and . _ @ + -, and begin with a letter or digit", clip(name))
+	case chest == nil:
+		return fault("keys cannot be kept in custody %q here: choose one of %s", clip(custody), strings.Join(slices.Sorted(maps.Keys(k.chests)), ", "))
+	}
+	r := Record{Current: p, Lineage: p.KeyID, Account: o.Account, User: o.User, Profile: o.Profile, Added: time.Now()}
+	if err := p.check("what was given"); err != nil {
+		return err
+	}
+	if err := r.check(); err != nil {
+		return err
+	}
+	release, err := k.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	was, before, err := k.find(ctx, name)
+	switch {
+	case err != nil:
+		return err
+	case before == "":
+	case !o.Replace:
+		return fault("there is a key %q already, %s in custody %s: choose another name, or add it with --replace, or run stsbroker keys remove %[1]s first", name, was.Current.KeyID, before)
+	case was.Next != nil || !was.Creating.IsZero():
+		return fault("a rotation of the key %s is under way, and what it made would be lost: run stsbroker keys rotate %[1]s to end it, then replace the key", name)
+	case was.Account != "" && was.User != "" && was.Account == r.Account && was.User == r.User || was.Current.KeyID == p.KeyID:
+		r.Lineage = was.Lineage
+		if was.Old != nil && was.Old.KeyID != p.KeyID {
+			r.Old = was.Old
+		}
+	}
+	if other, ok := standsIn(k.known(), o.Profile); ok && other.Name != name {
+		return fault("the key %s stands in for the AWS profile %s already: run stsbroker keys remove %[1]s first", other.Name, o.Profile)
+	}
+	if err := k.put(ctx, name, custody, r); err != nil {
+		return err
+	}
+	if before != "" && before != custody { // not before the index says where the key is now
+		if err := k.chests[before].Delete(ctx, name); err != nil {
+			return fault("the key %s is kept in custody %s now, but is still in custody %s too: %v", name, custody, before, err)
+		}
+	}
+	return nil
+}
+
+// Remove takes a key out of custody. IAM knows nothing of it.
+func (k *Kept) Remove(ctx context.Context, name string) error {
+	release, err := k.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	custody, _, err := k.locate(ctx, name)
+	if err != nil {
+		return err
+	}
+	if custody == "" {
+		if _, listed := k.known()[name]; !listed {
+			return noKey(name)
+		}
+	} else if err := k.chests[custody].Delete(ctx, name); err != nil {
+		return inChest(name, custody, err)
+	}
+	return k.reindex(name, Info{})
+}
+
+// Update changes the record of a key by f, then the index. While f runs nobody else
+// changes a key, so it should not wait for anything. An error of f changes nothing
+// and is returned as it is. Other errors than that the index could not be written
+// leave the old record or, where a disk fails, the new one.
+func (k *Kept) Update(ctx context.Context, name string, f func(*Record) error) error {
+	release, err := k.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	r, custody, err := k.get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := f(&r); err != nil {
+		return err
+	}
+	return k.put(ctx, name, custody, r)
+}
+
+func (k *Kept) put(ctx context.Context, name, custody string, r Record) error {
+	raw, err := r.encode()
+	if err != nil {
+		return err
+	}
+	if err := k.chests[custody].Put(ctx, name, raw); err != nil {
+		return inChest(name, custody, err)
+	}
+	return k.reindex(name, r.info(name, custody))
+}
+
+// locate returns the custody that a key is in, "" for none, and its record. The index
+// says which; a key that it does not know is looked for, since the index may be lost.
+func (k *Kept) locate(ctx context.Context, name string) (custody string, raw []byte, err error) {
+	if !ValidName(name) {
+		return "", nil, fault("%q cannot be the name of a key", clip(name))
+	}
+	index, broken := k.index()
+	listed, ok := index[name]
+	if ok {
+		chest := k.chests[listed.Custody]
+		if chest == nil {
+			return "", nil, fault("the key %s is in custody %s, which is not to be had here", name, listed.Custody)
+		}
+		raw, err := chest.Get(ctx, name)
+		if err == nil {
+			return listed.Custody, raw, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", nil, inChest(name, listed.Custody, err)
+		}
+	}
+	var unsure error
+	for _, custody := range slices.Sorted(maps.Keys(k.chests)) {
+		raw, err := k.chests[custody].Get(ctx, name)
+		if err == nil {
+			return custody, raw, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) && unsure == nil && !absent(k.chests[custody], err) {
+			unsure = inChest(name, custody, err)
+		}
+	}
+	if broken != nil && unsure != nil { // nobody can say that there is none
+		return "", nil, unsure
+	}
+	return "", nil, nil
+}
+
+// absent reports whether there is no such chest on this machine, as there is no keyring
+// on a server. A key that it once held is one that the index names.
+func absent(c Chest, err error) bool {
+	e, ok := errors.AsType[*broker.Error](err)
+	_, lists := c.(lister)
+	return ok && !lists && e.Kind == broker.KindConfig
+}
+
+// inChest is an error of a chest, fit for people.
+func inChest(name, custody string, err error) error {
+	if e, ok := errors.AsType[*broker.Error](err); ok {
+		return e
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) { // says nothing of the chest
+		return err
+	}
+	return fault("the key %s cannot be had from custody %s: %v", name, custody, err)
+}
+
+// known is what the index says, or else the chests.
+func (k *Kept) known() map[string]Info {
+	index, broken := k.index()
+	if broken == nil {
+		return index
+	}
+	truth, _ := k.merge(index)
+	return truth
+}
+
+// merge returns the index as the chests that tell what they hold make it. Of those
+// that do not, or cannot be read, it keeps what it was given. unsure says why one could
+// not be read.
+func (k *Kept) merge(index map[string]Info) (truth map[string]Info, unsure error) {
+	truth = map[string]Info{}
+	maps.Copy(truth, index)
+	for custody, chest := range k.chests {
+		lists, ok := chest.(lister)
+		if !ok {
+			continue
+		}
+		records, err := lists.all()
+		if err != nil {
+			unsure = err
+			continue
+		}
+		maps.DeleteFunc(truth, func(name string, i Info) bool { return i.Custody == custody && records[name] == nil })
+		for name, raw := range records {
+			if i, listed := truth[name]; listed && i.Custody != custody || !ValidName(name) {
+				continue // a crash left it when the key went into another chest
+			}
+			if r, err := decodeRecord(raw); err == nil {
+				truth[name] = r.info(name, custody)
+			}
+		}
+	}
+	return truth, unsure
+}
+
+// reindex writes the index after a change of the key that name says; the zero Info is
+// that it went.
+func (k *Kept) reindex(name string, i Info) error {
+	index, _ := k.index()
+	if index == nil {
+		index = map[string]Info{}
+	}
+	delete(index, name)
+	if i.Name != "" {
+		index[name] = i
+	}
+	truth, _ := k.merge(index)
+	if err := k.writeIndex(truth); err != nil {
+		return fault("the key %s was changed, but the list of keys was not: %v; the next change mends it", name, err)
+	}
+	return nil
+}
+
+type indexJSON struct {
+	Version int    `json:"version"`
+	Keys    []Info `json:"keys"`
+}
+
+// index reads the index. The error says what is wrong with it; it is
+// [fs.ErrNotExist] where there is none.
+func (k *Kept) index() (map[string]Info, error) {
+	path := filepath.Join(k.dir, indexFile)
+	raw, err := securefile.Read(path, indexLimit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the list of keys, %s, is missing: %w", path, fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the list of keys is not read: %w", err)
+	}
+	var j indexJSON
+	if err := strict(raw, &j); err != nil || j.Version != indexVersion {
+		return nil, fmt.Errorf("the list of keys, %s, is damaged", path)
+	}
+	m := make(map[string]Info, len(j.Keys))
+	for _, i := range j.Keys {
+		if _, twice := m[i.Name]; twice || !i.valid() {
+			return nil, fmt.Errorf("the list of keys, %s, is damaged", path)
+		}
+		m[i.Name] = i
+	}
+	return m, nil
+}
+
+// valid reports whether all of it may be printed.
+func (i Info) valid() bool {
+	id := func(s string) bool { return len(s) <= 128 && printable(s) }
+	return ValidName(i.Name) && ValidName(i.Custody) && i.KeyID != "" && id(i.KeyID) && id(i.Lineage) && id(i.Account) && id(i.User) && id(i.Next) && id(i.Old) &&
+		(i.Profile == "" || validProfile(i.Profile))
+}
+
+func (k *Kept) writeIndex(m map[string]Info) error {
+	j := indexJSON{Version: indexVersion, Keys: []Info{}}
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		j.Keys = append(j.Keys, m[name])
+	}
+	raw, err := json.MarshalIndent(j, "", "\t")
+	if err != nil {
+		return err
+	}
+	return securefile.Write(filepath.Join(k.dir, indexFile), append(raw, '\n'))
+}
+
+// lock waits until nobody else changes a key. A goroutine of this process waits like
+// another process: the lock is the open file's.
+func (k *Kept) lock(ctx context.Context) (release func(), err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lockPatience, errBusy)
+	defer cancel()
+	for {
+		if release, err := k.tryLock(); release != nil || err != nil {
+			return release, err
+		}
+		select {
+		case <-time.After(lockPoll):
+			continue
+		case <-ctx.Done():
+		}
+		if err := context.Cause(ctx); !errors.Is(err, errBusy) {
+			return nil, err
+		}
+		return nil, &broker.Error{Kind: broker.KindUnavailable, Own: true, Public: fmt.Sprintf("%s has been changing the keys in %s for %v: wait for it, or end it", k.holder(), k.dir, lockPatience)}
+	}
+}
+
+var errBusy = errors.New("busy")
+
+// tryLock returns nil where somebody else has the lock.
+func (k *Kept) tryLock() (release func(), err error) {
+	if err := securefile.MakeFolder(k.dir); err != nil {
+		return nil, fault("state folder: %v", err)
+	}
+	path := filepath.Join(k.dir, keptLockFile)
+	release, held, err := securefile.Lock(path)
+	switch {
+	case err != nil:
+		return nil, fault("state folder: %v", err)
+	case held:
+		_ = os.WriteFile(path, strconv.AppendInt(nil, int64(os.Getpid()), 10), 0o600) // for who waits; Windows lets nobody write there
+	}
+	return release, nil
+}
+
+// holder names the process that has the lock.
+func (k *Kept) holder() string {
+	raw, err := securefile.Read(filepath.Join(k.dir, keptLockFile), 20)
+	if pid, perr := strconv.Atoi(string(raw)); err == nil && perr == nil && pid > 0 {
+		return fmt.Sprintf("process %d", pid)
+	}
+	return "another stsbroker"
+}
+
+// clip shortens what is not known to be short.
+func clip(s string) string {
+	if len(s) > 100 {
+		return s[:100] + "…"
+	}
+	return s
+}
