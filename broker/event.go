@@ -13,6 +13,8 @@ const (
 	EventRefused                     // a caller got an error
 	EventLapsed                      // a lease is no longer renewed: nobody asked lately
 	EventClockStep                   // the wall clock jumped: a suspend, or it was set
+	EventLoginSoon                   // what a person's login minted is in use and about to end
+	EventForgotten                   // sets were forgotten, of any profile: whoever keeps one looks again
 )
 
 // Event is one thing that happened in the broker. It is passed by value and
@@ -26,7 +28,7 @@ type Event struct {
 	KeyID      string        // Minted: for the log, never for a label
 	Generation uint64        // Minted, Served
 	Took       time.Duration // Minted, MintFailed: of the call alone
-	Left       time.Duration // Minted, Served: time left; ClockStep: how far
+	Left       time.Duration // Minted, Served, LoginSoon: time left; ClockStep: how far
 	Renewal    time.Duration // Minted: time until the next renewal
 	Stale      bool          // Served: the last renewal failed
 	Note       string        // Minted

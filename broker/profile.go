@@ -30,6 +30,8 @@ type Profile struct {
 
 	MFA string // the device whose code a person gives for each mint; "" when none does
 
+	SignIn string // the sign-in session of IAM Identity Center whose token mints; "" for none
+
 	Prefetch bool // minted at start and renewed without being asked for
 	Hidden   bool // feeds other profiles but is not served itself
 	Once     bool // minted by [Broker.Refresh] alone, for one child of exec: never renewed, never stored

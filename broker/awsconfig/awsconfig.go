@@ -6,8 +6,14 @@
 // config/resolve_credentials.go), and a fuzz test holds the two against each
 // other. Where it differs on purpose:
 //
-//   - what is not supported yet (sso_*, login_session) makes a profile
-//     unservable; it is never ignored
+//   - an sso_ key that no SDK knows makes a profile unservable; it is never
+//     ignored. So does an account, a region or a start URL that cannot be one
+//   - sso-session sections count in the config file alone, as in boto3 and the
+//     AWS CLI; the Go SDK finds them in the credentials file too
+//   - sso_ lines that name neither an account nor a role are no way to get
+//     credentials, as in boto3; the Go SDK asks for some, and fails
+//   - a source_profile that has nothing but a login_session feeds roles, as in
+//     boto3; the Go SDK takes it for one without credentials
 //   - a value that the SDK would silently drop (empty, half a key pair, a
 //     duration out of range, a switch that is neither true nor false, a services
 //     section that is not there) makes the profile unservable
@@ -82,26 +88,31 @@ type Config struct {
 // file as a whole.
 type Fault = awsini.Fault
 
-// Profile is one profile: exactly one of Session, Role, WebIdentity, Process
-// and Unservable is set.
+// Profile is one profile: exactly one of Session, Role, WebIdentity, SSO,
+// LoginSession, Process and Unservable is set.
 type Profile struct {
 	Name   string
 	Region string // its own; "" when it sets none
 	Origin string // "FILE:LINE" of the header that defines how it mints
 
-	Endpoint Endpoint // of its own calls of STS; zero for a Process, which makes none
+	Endpoint Endpoint // of its own calls of STS; zero where it makes none
 
 	Session     *Session
 	Role        *Role
 	WebIdentity *WebIdentity
+	SSO         *SSO
 	Process     *Process
+
+	// LoginSession is the value of login_session, which "aws login" writes: the ARN
+	// of who signed in. Whether it can be served is for the caller to say.
+	LoginSession string
 
 	Unservable error    // "FILE:LINE: profile NAME: what is wrong; what to do"
 	Notes      []string // what a person should know before relying on it
 }
 
-// Session is a session of the long-term keys in the profile's own section, of
-// the credentials file or else the config file.
+// Session is a session of the profile's own long-term keys: held in custody (see
+// [Load]), or in its section of the credentials file or else the config file.
 type Session struct {
 	MFASerial string // of the device whose code the session is minted with; "" for none
 }
@@ -109,8 +120,8 @@ type Session struct {
 // Role is a role that is assumed with the credentials of Source.
 //
 // MFASerial is the profile's own: as in SDKs, none is inherited from a
-// source_profile. Where it is set, Source is a Key, or a Profile that is a
-// Process (which may hold a user's keys or session).
+// source_profile. Where it is set, Source is a Key, or a Profile that is a Process
+// or a LoginSession (which may hold a user's keys or session).
 type Role struct {
 	ARN         string
 	ExternalID  string        // see [ValidExternalID]; "" for none
@@ -125,6 +136,7 @@ type Source struct {
 	Key     string // the profile whose long-term keys sign, which may be the role's own
 	Profile string // the profile whose session credentials sign
 	Ambient string // [AmbientEnvironment], [AmbientEC2], [AmbientECS]
+	SSO     *SSO   // the sso_ lines beside role_arn: what they give signs
 }
 
 // The values of credential_source.
@@ -142,6 +154,21 @@ type WebIdentity struct {
 	Duration    time.Duration
 }
 
+// SSO is a role of an account that IAM Identity Center gives to whoever is signed
+// in to a session.
+type SSO struct {
+	Session   string   // of [sso-session NAME]; "" for the older form, which has none
+	StartURL  string   // an https address
+	Region    string   // of Identity Center, not of the profile
+	Scopes    []string // sso_registration_scopes, else [DefaultScope]; nil in the older form, which registers without
+	AccountID string   // 12 digits
+	RoleName  string
+}
+
+// DefaultScope is what a client registers for where the file names no scopes, as
+// the AWS CLI writes it. It is what listing and getting roles needs.
+const DefaultScope = "sso:account:access"
+
 // Process is a command that prints credentials.
 type Process struct {
 	Command string // as written, quotes included, up to a comment
@@ -150,9 +177,13 @@ type Process struct {
 // Load reads the files. It never fails as a whole: a missing file is an empty
 // one, and one that cannot be read is a fault, and the reason of profiles that
 // lack what may stand in it.
-func Load(f Files) *Config {
+//
+// held names profiles whose long-term keys are in custody: they are taken as if
+// these stood in the profile's section, whatever does, and even if neither file
+// has such a section any more.
+func Load(f Files, held ...string) *Config {
 	c := &Config{}
-	r := resolver{nodes: map[string]*node{}, unread: map[string]string{}}
+	r := resolver{nodes: map[string]*node{}, unread: map[string]string{}, held: held}
 	read := func(path string) *awsini.File {
 		if path == "" {
 			return nil
@@ -169,7 +200,7 @@ func Load(f Files) *Config {
 		return file
 	}
 	config, credentials := read(f.Config), read(f.Credentials)
-	r.services = services(config)
+	r.services, r.sessions = sections(config, awsini.TypeServices), sections(config, awsini.TypeSSOSession)
 	profiles, faults := awsini.Profiles(config, credentials)
 	c.Faults = append(c.Faults, faults...)
 	for _, p := range profiles {
@@ -182,7 +213,7 @@ func Load(f Files) *Config {
 		return a.Line - b.Line
 	})
 
-	for _, p := range r.resolve(profiles) {
+	for _, p := range r.resolve(r.withHeld(profiles)) {
 		if p.Name == awsini.DefaultProfile {
 			c.DefaultRegion = p.Region
 		}
@@ -196,15 +227,15 @@ func Load(f Files) *Config {
 	return c
 }
 
-// services returns the services sections by name. SDKs look for them in the
-// config file alone.
-func services(config *awsini.File) map[string]*awsini.Section {
+// sections returns the sections of a type by name. Those that are no profiles
+// count in the config file alone.
+func sections(config *awsini.File, typ string) map[string]*awsini.Section {
 	m := map[string]*awsini.Section{}
 	if config == nil {
 		return m
 	}
 	for i := range config.Sections {
-		if s := &config.Sections[i]; s.Type == awsini.TypeServices {
+		if s := &config.Sections[i]; s.Type == typ {
 			m[s.Name] = s
 		}
 	}

@@ -19,7 +19,19 @@ const (
 	keyProcess          = "credential_process"
 	keyLoginSession     = "login_session"
 	keyRegion           = "region"
-	prefixSSO           = "sso_"
+)
+
+// The keys of IAM Identity Center. The first three may stand in a profile; the
+// others belong to the section that sso_session names, and in the older form to
+// the profile itself.
+const (
+	prefixSSO     = "sso_"
+	keySSOSession = "sso_session"
+	keySSOAccount = "sso_account_id"
+	keySSORole    = "sso_role_name"
+	keySSORegion  = "sso_region"
+	keySSOURL     = "sso_start_url"
+	keySSOScopes  = "sso_registration_scopes"
 )
 
 // The keys that say how STS is called. They are no credential keys: other
@@ -37,6 +49,11 @@ const (
 // kindKeys returns the keys of which the Go SDK lets a profile have one only.
 func kindKeys() []string {
 	return []string{keySourceProfile, keyCredentialSource, keyProcess, keyWebIdentity}
+}
+
+// ssoKeys returns the keys of IAM Identity Center.
+func ssoKeys() []string {
+	return []string{keySSOSession, keySSOAccount, keySSORole, keySSORegion, keySSOURL, keySSOScopes}
 }
 
 // definingKey reports whether a key alone makes a profile one that is meant to

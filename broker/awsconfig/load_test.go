@@ -36,10 +36,21 @@ func text(p Profile) string {
 		b.WriteString(strings.TrimSuffix(" session "+p.Session.MFASerial, " "))
 	}
 	if r := p.Role; r != nil {
-		fmt.Fprintf(&b, " role %+v", *r)
+		role := *r
+		role.Source.SSO = nil
+		b.WriteString(strings.ReplaceAll(fmt.Sprintf(" role %+v", role), " SSO:<nil>", ""))
+		if r.Source.SSO != nil {
+			fmt.Fprintf(&b, " over %+v", *r.Source.SSO)
+		}
 	}
 	if w := p.WebIdentity; w != nil {
 		fmt.Fprintf(&b, " web %+v", *w)
+	}
+	if s := p.SSO; s != nil {
+		fmt.Fprintf(&b, " sso %+v", *s)
+	}
+	if p.LoginSession != "" {
+		fmt.Fprintf(&b, " login %s", p.LoginSession)
 	}
 	if c := p.Process; c != nil {
 		fmt.Fprintf(&b, " process %q", c.Command)
@@ -69,6 +80,10 @@ const (
 	noteS = " note: " + noteSession
 
 	serial = "arn:aws:iam::123456789012:mfa/me"
+
+	sso     = "sso_session=s\nsso_account_id=123456789012\nsso_role_name=r\n"
+	session = "[sso-session s]\nsso_region=us-east-1\nsso_start_url=https://u/start\n"
+	ssoText = "{Session:s StartURL:https://u/start Region:us-east-1 Scopes:[sso:account:access] AccountID:123456789012 RoleName:r}"
 )
 
 func TestProfiles(t *testing.T) {
@@ -191,7 +206,50 @@ func TestProfiles(t *testing.T) {
 		},
 		"an unservable profile keeps its region": {
 			"[profile a]\nregion = r\nsso_session = s\n", "",
-			[]string{"a C:1 region=r unservable: C:3: profile a: sso_session is not supported yet: use the profile with the AWS CLI, or remove its sso_session line if it has other credentials"}, nil,
+			[]string{"a C:1 region=r unservable: C:3: profile a: sso_session s does not exist: correct the name, or add the section to the config file"}, nil,
+		},
+		"sso, of a session and without": {
+			"[profile a]\nsso_session = s\nsso_account_id = 012345678901\nsso_role_name = Dev\nregion = eu-west-1\n[sso-session s]\nsso_region = us-east-1\nsso_start_url = https://d.awsapps.com/start # c\n" +
+				"sso_registration_scopes = sso:account:access, codewhisperer:completions,\n[profile b]\nsso_start_url = https://d.awsapps.com/start\nsso_region = us-east-1\nsso_account_id = 012345678901\nsso_role_name = Dev\n" +
+				"[profile c]\nsso_session = my team\nsso_region = r\nsso_start_url = https://x\nsso_role_name = Ops\nsso_account_id = 123456789012\n[sso-session my team]\nsso_start_url = https://x\nsso_region = r\n", "",
+			[]string{
+				"a C:1 region=eu-west-1 sso {Session:s StartURL:https://d.awsapps.com/start Region:us-east-1 Scopes:[sso:account:access codewhisperer:completions] AccountID:012345678901 RoleName:Dev}",
+				"b C:10 sso {Session: StartURL:https://d.awsapps.com/start Region:us-east-1 Scopes:[] AccountID:012345678901 RoleName:Dev}",
+				"c C:15 sso {Session:my team StartURL:https://x Region:r Scopes:[sso:account:access] AccountID:123456789012 RoleName:Ops}",
+			}, nil,
+		},
+		"roles over sso: of another profile, and of their own lines": {
+			"[profile a]\n" + sso + "[profile b]\nrole_arn=rb\nsource_profile=a\n[profile c]\nrole_arn=rc\n" + sso + "[profile d]\nrole_arn=rd\nsource_profile=d\n" + sso + session, "",
+			[]string{
+				"a C:1 sso " + ssoText,
+				"b C:5 role {ARN:rb ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile:a Ambient:}}",
+				"c C:8 role {ARN:rc ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile: Ambient:}} over " + ssoText + " note: " + noteOwnSSO,
+				"d C:13 role {ARN:rd ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile: Ambient:}} over " + ssoText + " note: source_profile comes before its other ways to get credentials (sso_*), as in the Go SDK; other SDKs may choose differently",
+			}, nil,
+		},
+		"what comes before sso, and what after": {
+			"[profile e]\nrole_arn=r\ncredential_source=Environment\n" + sso + "[profile k]\n" + sso + "[profile l]\nlogin_session=l\ncredential_process=c\n[profile p]\nlogin_session=l\ncredential_process=c\n" + sso +
+				"[profile s]\nrole_arn=r\nsource_profile=k\n" + sso + "[profile w]\nrole_arn=r\nweb_identity_token_file=t\n" + sso + session, "[k]\n" + keysA,
+			[]string{
+				"e C:1 role {ARN:r ExternalID: SessionName: Duration:0s MFASerial: Source:{Key: Profile: Ambient:Environment}} note: credential_source comes before its other ways to get credentials (sso_*), as in the Go SDK; other SDKs may choose differently",
+				"k K:1 session note: its long-term keys come before its other ways to get credentials (sso_*), as in the Go SDK; other SDKs may choose differently" + noteS,
+				"l C:11 login l note: login_session comes before its other ways to get credentials (credential_process), as in the Go SDK; other SDKs may choose differently",
+				"p C:14 sso " + ssoText + " note: IAM Identity Center comes before its other ways to get credentials (credential_process, login_session), as in the Go SDK; other SDKs may choose differently",
+				"s C:20 role {ARN:r ExternalID: SessionName: Duration:0s MFASerial: Source:{Key:k Profile: Ambient:}} note: source_profile comes before its other ways to get credentials (sso_*), as in the Go SDK; other SDKs may choose differently",
+				"w C:26 web {ARN:r SessionName: TokenFile:t Duration:0s} note: web_identity_token_file comes before its other ways to get credentials (sso_*), as in the Go SDK; other SDKs may choose differently",
+			}, nil,
+		},
+		"a session of sso alone is for a token, and other credentials count": {
+			"[profile a]\nsso_session=s\nregion=r\n[profile b]\nsso_session=s\ncredential_process=c\n" + session, "",
+			[]string{"b C:4 process \"c\""},
+			[]string{"a C:1 region=r unservable: C:2: profile a: sso_session without sso_account_id and sso_role_name is for programs that want a token of the sign-in, and gives no credentials: add both lines if it should"},
+		},
+		"login sessions, and roles over them": {
+			"[profile a]\nlogin_session = arn:aws:iam::123456789012:user/me\n[profile b]\nrole_arn=rb\nsource_profile=a\nmfa_serial=" + serial + "\n", "",
+			[]string{
+				"a C:1 login arn:aws:iam::123456789012:user/me",
+				"b C:3 role {ARN:rb ExternalID: SessionName: Duration:0s MFASerial:" + serial + " Source:{Key: Profile:a Ambient:}}",
+			}, nil,
 		},
 		"a region that is none": {
 			"[profile a]\nregion = a b;c\ncredential_process=c\n[profile b]\nregion =\ncredential_process=c\n", "",
@@ -241,9 +299,30 @@ func TestUnservable(t *testing.T) {
 		"ignored urls":           {role + "web_identity_token_file=/t\nignore_configured_endpoint_urls=1\n", "", "x", "C:4: profile x: ignore_configured_endpoint_urls is neither true nor false: correct it, or remove the line"},
 		"missing services":       {role + "credential_source=Environment\nservices=s\n[profile s]\n", "[s]\nregion=r\n", "x", "C:4: profile x: services s does not exist: correct the name, or add the section"},
 		"services with bad line": {role + "credential_source=Environment\nservices=s\n[services s]\nword\n", "", "x", "C:6: profile x: the line is not a section header, a key = value or a comment"},
-		"old sso":                {"[profile x]\nsso_start_url=u\nsso_region=r\n" + keysA, "", "x", "C:3: profile x: sso_region is not supported yet: use the profile with the AWS CLI, or remove its sso_region line if it has other credentials"},
-		"unknown sso key":        {"[profile x]\nsso_anything=u\n", "", "x", "C:2: profile x: sso_* is not supported yet: use the profile with the AWS CLI, or remove its sso_* line if it has other credentials"},
-		"login session":          {"[profile x]\nlogin_session=u\n", "", "x", "C:2: profile x: login_session is not supported yet: use the profile with the AWS CLI, or remove its login_session line if it has other credentials"},
+		"half of old sso":        {"[profile x]\nsso_start_url=u\nsso_region=r\n", "", "x", "C:3: profile x: sso_region is here, but sso_account_id is missing, which a profile without sso_session needs: add it"},
+		"old sso without region": {"[profile x]\nsso_start_url=https://u\nsso_account_id=123456789012\nsso_role_name=r\n", "", "x", "C:3: profile x: sso_account_id is here, but sso_region is missing, which a profile without sso_session needs: add it"},
+		"old sso without url":    {"[profile x]\nsso_region=r\nsso_account_id=123456789012\nsso_role_name=r\n", "", "x", "C:3: profile x: sso_account_id is here, but sso_start_url is missing, which a profile without sso_session needs: add it"},
+		"sso without account":    {"[profile x]\nsso_session=s\nsso_role_name=r\n" + session, "", "x", "C:2: profile x: sso_session is here, but sso_account_id is missing, which a profile needs: add it"},
+		"sso without role":       {"[profile x]\nsso_session=s\nsso_account_id=123456789012\n" + session, "", "x", "C:2: profile x: sso_session is here, but sso_role_name is missing, which a profile needs: add it"},
+		"sso of no account":      {"[profile x]\nsso_account_id=12345\n" + strings.Replace(sso, "sso_account_id=123456789012", "", 1) + session, "", "x", "C:2: profile x: sso_account_id is not the number of an account: it has 12 digits, zeros in front included"},
+		"sso without section":    {"[profile x]\n" + sso, "[sso-session s]\nsso_region=r\nsso_start_url=https://u\n", "x", "C:2: profile x: sso_session s does not exist: correct the name, or add the section to the config file"},
+		"keys, no section":       {"[profile x]\nsso_session=s\n", "[x]\n" + keysA, "x", "C:2: profile x: sso_session s does not exist: correct the name, or add the section to the config file"},
+		"section without url":    {"[profile x]\n" + sso + "sso_start_url=https://u\n[sso-session s]\nsso_region=r\n", "", "x", "C:2: profile x: [sso-session s] (line 6) has no sso_start_url: add it there"},
+		"section without region": {"[profile x]\n" + sso + "[sso-session s]\nsso_start_url=https://u\n", "", "x", "C:2: profile x: [sso-session s] (line 5) has no sso_region: add it there"},
+		"section, empty region":  {"[profile x]\n" + sso + "[sso-session s]\nsso_start_url=https://u\nsso_region=\n", "", "x", "C:7: profile x: sso_region has no value: add one, or remove the line"},
+		"section, bad region":    {"[profile x]\n" + sso + "[sso-session s]\nsso_start_url=https://u\nsso_region=a b\n", "", "x", "C:7: profile x: sso_region is not the name of a region: correct it"},
+		"section, bad url":       {"[profile x]\n" + sso + "[sso-session s]\nsso_start_url=http://u/start\nsso_region=r\n", "", "x", "C:6: profile x: sso_start_url is not an address: copy it from the access portal (https://NAME.awsapps.com/start)"},
+		"section with bad line":  {"[profile x]\n" + sso + session + "word\n", "", "x", "C:8: profile x: the line is not a section header, a key = value or a comment"},
+		"section, other region":  {"[profile x]\n" + sso + "sso_region=eu-west-1\n" + session, "", "x", "C:5: profile x: sso_region is not what [sso-session s] says at C:7: make them the same, or remove the line here"},
+		"section, other url":     {"[profile x]\n" + sso + "sso_start_url=https://v\n" + session, "", "x", "C:5: profile x: sso_start_url is not what [sso-session s] says at C:8: make them the same, or remove the line here"},
+		"section, other scopes":  {"[profile x]\n" + sso + "sso_registration_scopes=a\n" + session + "sso_registration_scopes=b\n", "", "x", "C:5: profile x: sso_registration_scopes is not what [sso-session s] says at C:9: make them the same, or remove the line here"},
+		"role over a token":      {role + "source_profile=y\n[profile y]\nsso_session=s\n" + session, "", "x", "C:3: profile x: its source_profile cannot be served: C:5: profile y: sso_session without sso_account_id and sso_role_name is for programs that want a token of the sign-in, and gives no credentials: add both lines if it should"},
+		"role over its token":    {role + "source_profile=x\nsso_session=s\n" + session, "", "x", "C:4: profile x: sso_session without sso_account_id and sso_role_name is for programs that want a token of the sign-in, and gives no credentials: add both lines if it should"},
+		"mfa over sso":           {role + "source_profile=y\nmfa_serial=" + serial + "\n[profile y]\n" + sso + session, "", "x", "C:4: profile x: mfa_serial cannot be used here: source_profile y is a role, which no MFA device belongs to; move the line to the profile in the chain that signs with the keys of the user"},
+		"mfa over own sso":       {role + "mfa_serial=" + serial + "\n" + sso + session, "", "x", "C:3: profile x: mfa_serial cannot be used here: what the sso_ lines give is a role, which no MFA device belongs to; remove the line"},
+		"unknown sso key":        {"[profile x]\nsso_anything=u\n", "", "x", "C:2: profile x: sso_* is none of sso_session, sso_account_id, sso_role_name, sso_region, sso_start_url, sso_registration_scopes: correct it, or remove the line"},
+		"role beside a login":    {role + "login_session=u\n", "", "x", "C:2: profile x: role_arn beside login_session is not supported: give the sign-in a profile of its own, and name that as source_profile here"},
+		"empty login session":    {"[profile x]\nlogin_session=\n", "", "x", "C:2: profile x: login_session has no value: add one, or remove the line"},
 		"both sources":           {role + "source_profile=k\ncredential_source=Environment\n", "[k]\n" + keysA, "x", "C:4: profile x: source_profile and credential_source exclude each other: remove one of them"},
 		"source and process":     {role + "source_profile=k\ncredential_process=c\n", "[k]\n" + keysA, "x", "C:4: profile x: source_profile and credential_process exclude each other: remove one of them"},
 		"no source":              {role, "", "x", "C:2: profile x: role_arn has no source of credentials: add source_profile, credential_source or web_identity_token_file"},
@@ -255,7 +334,7 @@ func TestUnservable(t *testing.T) {
 		"itself without keys":    {role + "source_profile=x\n", "", "x", "C:3: profile x: source_profile names the profile itself, which has no keys of its own: name another profile, or add aws_access_key_id and aws_secret_access_key"},
 		"circle":                 {role + "source_profile=y\n[profile y]\nrole_arn=ry\nsource_profile=z\n[profile z]\nrole_arn=rz\nsource_profile=x\n", "", "y", "C:6: profile y: its sources go round in a circle (x → y → z → x): one of them needs credentials of its own"},
 		"source in a circle":     {"[profile a]\nrole_arn=ra\nsource_profile=x\n" + role + "source_profile=y\n[profile y]\nrole_arn=ry\nsource_profile=x\n", "", "a", "C:3: profile a: its source_profile cannot be served: C:6: profile x: its sources go round in a circle (x → y → x): one of them needs credentials of its own"},
-		"source unservable far":  {role + "source_profile=y\n[profile y]\nrole_arn=ry\nsource_profile=z\n[profile z]\nrole_arn=rz\nsource_profile=w\n[profile w]\nlogin_session=l\n", "", "x", "C:3: profile x: its source_profile y leads to a profile that cannot be served: C:11: profile w: login_session is not supported yet: use the profile with the AWS CLI, or remove its login_session line if it has other credentials"},
+		"source unservable far":  {role + "source_profile=y\n[profile y]\nrole_arn=ry\nsource_profile=z\n[profile z]\nrole_arn=rz\nsource_profile=w\n[profile w]\nsso_session=l\n", "", "x", "C:3: profile x: its source_profile y leads to a profile that cannot be served: C:11: profile w: sso_session l does not exist: correct the name, or add the section to the config file"},
 		"duration no number":     {role + "source_profile=k\nduration_seconds=1h\n", "[k]\n" + keysA, "x", "C:4: profile x: duration_seconds is not a whole number of seconds"},
 		"duration negative":      {role + "source_profile=k\nduration_seconds=-900\n", "[k]\n" + keysA, "x", "C:4: profile x: duration_seconds is not a whole number of seconds"},
 		"duration too short":     {role + "source_profile=k\nduration_seconds=899\n", "[k]\n" + keysA, "x", "C:4: profile x: duration_seconds is out of range: STS takes 900 to 43200"},
@@ -277,18 +356,19 @@ func TestUnservable(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, short := load(t, c.config, c.credentials)
-			i := slices.IndexFunc(cfg.Profiles, func(p Profile) bool { return p.Name == c.profile })
+			all := append(cfg.Profiles, cfg.Settings...)
+			i := slices.IndexFunc(all, func(p Profile) bool { return p.Name == c.profile })
 			if i < 0 {
-				t.Fatalf("no profile %q in %q", c.profile, texts(cfg.Profiles))
+				t.Fatalf("no profile %q in %q", c.profile, texts(all))
 			}
-			p := cfg.Profiles[i]
+			p := all[i]
 			if p.Unservable == nil {
 				t.Fatalf("served: %s", text(p))
 			}
 			if got := short(p.Unservable.Error()); got != c.want {
 				t.Errorf("got\n%s\nwant\n%s", got, c.want)
 			}
-			if p.Session != nil || p.Role != nil || p.WebIdentity != nil || p.Process != nil || p.Notes != nil {
+			if p.Session != nil || p.Role != nil || p.WebIdentity != nil || p.SSO != nil || p.LoginSession != "" || p.Process != nil || p.Notes != nil {
 				t.Errorf("unservable, and yet %s", text(p))
 			}
 		})
@@ -393,11 +473,11 @@ func TestMessagesHoldNoSecret(t *testing.T) {
 	const secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 	for _, line := range []string{
 		"source_profile", "credential_source", "credential_process", "role_arn", "duration_seconds", "region", "mfa_serial", "external_id", "role_session_name",
-		"web_identity_token_file", "sso_session", "login_session", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
+		"web_identity_token_file", "sso_session", "sso_account_id", "sso_role_name", "sso_region", "sso_start_url", "sso_registration_scopes", "sso_other", "login_session", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
 		"sts_regional_endpoints", "use_fips_endpoint", "use_dualstack_endpoint", "ignore_configured_endpoint_urls", "endpoint_url", "services", "ca_bundle",
 	} {
-		for _, before := range []string{"", "role_arn = r\n", keysA, "role_arn = r\nsource_profile = x\n"} {
-			cfg, _ := load(t, "[profile x]\n"+before+line+" = "+secret+"\n[profile y]\n"+secret+"\n"+secret+" =\n["+secret+"\n["+secret+"]\n", "[x]\n"+line+"\n")
+		for _, before := range []string{"", "role_arn = r\n", keysA, "role_arn = r\nsource_profile = x\n", sso, session} {
+			cfg, _ := load(t, "[profile x]\n"+before+line+" = "+secret+"\n"+session+"[profile z]\n"+sso+"[profile y]\n"+secret+"\n"+secret+" =\n["+secret+"\n["+secret+"]\n", "[x]\n"+line+"\n")
 			for _, f := range cfg.Faults {
 				if strings.Contains(f.String(), secret) {
 					t.Errorf("%s: a fault holds the secret: %v", line, f)

@@ -23,7 +23,9 @@ const (
 const (
 	noteSession  = "a session without MFA cannot call IAM, and of STS only AssumeRole and GetCallerIdentity"
 	noteOwnKeys  = "the role is assumed with the profile's own keys, as the Go SDK does; boto3 and the AWS CLI want a source_profile line that names the profile itself"
-	noteKeysWin  = "its long-term keys come before its other ways to get credentials (%s), as in the Go SDK; other SDKs may choose differently"
+	noteOwnSSO   = "the role is assumed with the profile's own sign-in, as the Go SDK does; boto3 and the AWS CLI want a profile of its own for the role, with the one that signs in as its source_profile"
+	noteWins     = "%s before its other ways to get credentials (%s), as in the Go SDK; other SDKs may choose differently"
+	noteHeld     = "its long-term keys rest in custody; the %s at %s is not used"
 	noteRoleSkip = "the keys of source_profile %s sign directly, as in boto3 and the AWS CLI; the Go SDK would first assume the role that it names as well"
 	noteMFA      = "mfa_serial is not used: the profile assumes its role without a signature of yours"
 	noteMFAKeys  = "its session is minted with a code of the device in mfa_serial; SDKs and the AWS CLI look at that line in profiles with role_arn only"
@@ -35,6 +37,8 @@ const (
 type resolver struct {
 	nodes    map[string]*node
 	services map[string]*awsini.Section // by name
+	sessions map[string]*awsini.Section // of sign-in to IAM Identity Center, by name
+	held     []string                   // the profiles whose long-term keys are in custody
 	unread   map[string]string          // by path: what is wrong with a file that is there
 }
 
@@ -44,6 +48,7 @@ type node struct {
 	out      Profile
 	keys     error // why its long-term keys cannot sign; nil when they can
 	hasKeys  bool
+	held     bool // they are in custody
 	settings bool
 	state    chainState
 	root     *node // of an unservable one: the profile that has the trouble
@@ -59,8 +64,8 @@ const (
 
 func (r *resolver) resolve(profiles []*awsini.Profile) []Profile {
 	for _, p := range profiles {
-		n := &node{Profile: p}
-		n.out = Profile{Name: p.Name, Origin: fmt.Sprintf("%s:%d", p.File, p.Line)}
+		n := &node{Profile: p, held: slices.Contains(r.held, p.Name)}
+		n.out = Profile{Name: p.Name, Origin: place(p.File, p.Line)}
 		if region := value(p, keyRegion); validRegion(region) {
 			n.out.Region = region
 		}
@@ -89,17 +94,34 @@ func (r *resolver) resolve(profiles []*awsini.Profile) []Profile {
 	return out
 }
 
+// withHeld adds the profiles of which nothing is left but the keys in custody.
+func (r *resolver) withHeld(profiles []*awsini.Profile) []*awsini.Profile {
+	for _, name := range r.held {
+		if !slices.ContainsFunc(profiles, func(p *awsini.Profile) bool { return p.Name == name }) {
+			profiles = append(profiles, &awsini.Profile{Name: name, File: "custody"})
+		}
+	}
+	slices.SortFunc(profiles, func(a, b *awsini.Profile) int { return strings.Compare(a.Name, b.Name) })
+	return profiles
+}
+
 // fail makes the profile unservable, once.
 func (n *node) fail(err error, root *node) {
-	n.out.Session, n.out.Role, n.out.WebIdentity, n.out.Process = nil, nil, nil, nil
-	n.out.Endpoint, n.out.Notes = Endpoint{}, nil
-	n.out.Unservable = err
+	n.out = Profile{Name: n.out.Name, Region: n.out.Region, Origin: n.out.Origin, Unservable: err}
 	n.root = root
+}
+
+// place is "FILE:LINE"; line 0 is none.
+func place(file string, line int) string {
+	if line == 0 {
+		return file
+	}
+	return fmt.Sprintf("%s:%d", file, line)
 }
 
 // at words a reason that has its cause on a line of a file.
 func (n *node) at(file string, line int, format string, args ...any) error {
-	return fmt.Errorf("%s:%d: profile %s: "+format, append([]any{file, line, awsini.Shown(n.Name)}, args...)...)
+	return fmt.Errorf("%s: profile %s: "+format, append([]any{place(file, line), awsini.Shown(n.Name)}, args...)...)
 }
 
 func (n *node) atKey(p awsini.Property, format string, args ...any) error {
@@ -116,19 +138,20 @@ func (r *resolver) define(n *node) error {
 		f := n.Faults[0]
 		return n.at(f.File, f.Line, "%s", f.Message)
 	}
-	if !slices.ContainsFunc(n.Keys(), definingKey) {
+	if !n.held && !slices.ContainsFunc(n.Keys(), definingKey) {
 		return r.defineSettings(n)
 	}
 	if err := n.checkValues(); err != nil {
 		return err
 	}
-	if err := n.checkUnsupported(); err != nil {
+	if err := r.checkSSO(n); err != nil {
 		return err
 	}
 	role, hasRole := n.Get(keyRoleARN)
 	source, hasSource := n.Get(keySourceProfile)
 	ambient, hasAmbient := n.Get(keyCredentialSource)
 	web, hasWeb := n.Get(keyWebIdentity)
+	login, hasLogin := n.Get(keyLoginSession)
 	process, hasProcess := n.Get(keyProcess)
 	if err := n.checkKinds(hasRole); err != nil {
 		return err
@@ -149,12 +172,11 @@ func (r *resolver) define(n *node) error {
 		if n.keys != nil {
 			return n.keys
 		}
-		if others := n.others(); others != "" {
-			n.note(fmt.Sprintf(noteKeysWin, others))
-		}
+		n.wins("its long-term keys come", "")
 		if !hasRole {
-			key, _ := n.Get(awsini.KeyID)
-			n.from(key)
+			if key, ok := n.Get(awsini.KeyID); ok {
+				n.from(key)
+			}
 			n.out.Session = &Session{MFASerial: mfa.Value}
 			if hasMFA {
 				n.note(noteMFAKeys)
@@ -170,6 +192,7 @@ func (r *resolver) define(n *node) error {
 	}
 	switch {
 	case hasSource:
+		n.wins(keySourceProfile+" comes", keySourceProfile)
 		n.from(role)
 		s, err := r.source(n, source)
 		n.out.Role = n.role(role, duration, mfa.Value, s)
@@ -183,23 +206,52 @@ func (r *resolver) define(n *node) error {
 		if hasMFA {
 			return n.atKey(mfa, "mfa_serial cannot be used with credential_source, behind which is no user with an MFA device: name a source_profile that has the keys of the user, or remove the line")
 		}
+		n.wins(keyCredentialSource+" comes", keyCredentialSource)
 		n.from(role)
 		n.out.Role = n.role(role, duration, "", Source{Ambient: ambient.Value})
 	case hasWeb:
+		n.wins(keyWebIdentity+" comes", keyWebIdentity)
 		n.from(role)
 		if hasMFA {
 			n.note(noteMFA)
 		}
 		n.out.WebIdentity = &WebIdentity{ARN: role.Value, SessionName: value(n.Profile, keySessionName), TokenFile: web.Value, Duration: duration}
+	case n.hasSSO():
+		sso, err := r.sso(n)
+		if err != nil {
+			return err
+		}
+		n.wins("IAM Identity Center comes", prefixSSO)
+		if !hasRole {
+			account, _ := n.Get(keySSOAccount)
+			n.from(account)
+			n.out.SSO = sso
+			break
+		}
+		if hasMFA {
+			return n.atKey(mfa, "mfa_serial cannot be used here: what the sso_ lines give is a role, which no MFA device belongs to; remove the line")
+		}
+		n.from(role)
+		n.note(noteOwnSSO)
+		n.out.Role = n.role(role, duration, "", Source{SSO: sso})
+	case hasLogin && hasRole:
+		return n.atKey(role, "role_arn beside login_session is not supported: give the sign-in a profile of its own, and name that as source_profile here")
 	case hasProcess && hasRole:
 		return n.atKey(role, "role_arn beside credential_process is not supported: give the process a profile of its own, and name that as source_profile here")
+	case hasLogin:
+		n.wins(keyLoginSession+" comes", keyLoginSession)
+		n.from(login)
+		n.out.LoginSession = login.Value
 	case hasProcess:
 		n.from(process)
 		n.out.Process = &Process{Command: process.Raw}
 	case hasRole:
 		return n.atKey(role, "role_arn has no source of credentials: add source_profile, credential_source or web_identity_token_file%s", r.hint())
-	default: // a session token alone
+	case n.keys != nil: // a session token alone
 		return n.keys
+	default: // sso_ lines alone, that name neither account nor role
+		_, err := r.sso(n)
+		return err
 	}
 	return nil
 }
@@ -226,6 +278,9 @@ func (r *resolver) source(n *node, p awsini.Property) (Source, error) {
 	switch {
 	case s == nil:
 		return Source{}, n.atKey(p, "source_profile %s does not exist: correct the name, or add the profile%s", awsini.Shown(p.Value), r.hint())
+	case s == n && !n.hasKeys && n.anySSO().Key != "":
+		sso, err := r.sso(n)
+		return Source{SSO: sso}, err
 	case s == n && !n.hasKeys:
 		return Source{}, n.atKey(p, "source_profile names the profile itself, which has no keys of its own: name another profile, or add aws_access_key_id and aws_secret_access_key")
 	case !s.hasKeys:
@@ -267,7 +322,7 @@ func (r *resolver) follow(n *node) {
 			c.fail(c.atKey(p, "its source_profile cannot be served: %w", s.out.Unservable), s)
 		case s.root != nil:
 			c.fail(c.atKey(p, "its source_profile %s leads to a profile that cannot be served: %w", awsini.Shown(s.Name), s.root.out.Unservable), s.root)
-		case c.out.Role.MFASerial != "" && c.out.Role.Source.Profile != "" && s.out.Process == nil:
+		case c.out.Role.MFASerial != "" && c.out.Role.Source.Profile != "" && s.out.Process == nil && s.out.LoginSession == "":
 			mfa, _ := c.Get(keyMFASerial)
 			c.fail(c.atKey(mfa, "mfa_serial cannot be used here: source_profile %s is a role, which no MFA device belongs to; move the line to the profile in the chain that signs with the keys of the user", awsini.Shown(s.Name)), c)
 		}
@@ -320,15 +375,20 @@ func (n *node) from(p awsini.Property) { n.out.Origin = fmt.Sprintf("%s:%d", p.F
 
 func (n *node) note(s string) { n.out.Notes = append(n.out.Notes, s) }
 
-// others names the ways to get credentials that are set.
-func (n *node) others() string {
-	var set []string
-	for _, k := range kindKeys() {
-		if _, ok := n.Get(k); ok {
-			set = append(set, k)
+// wins notes that one way to get credentials comes before others that are set.
+func (n *node) wins(one, key string) {
+	var others []string
+	for _, k := range append(kindKeys(), keyLoginSession) {
+		if _, ok := n.Get(k); ok && k != key {
+			others = append(others, k)
 		}
 	}
-	return strings.Join(set, ", ")
+	if n.hasSSO() && key != prefixSSO {
+		others = append(others, prefixSSO+"*")
+	}
+	if len(others) > 0 {
+		n.note(fmt.Sprintf(noteWins, one, strings.Join(others, ", ")))
+	}
 }
 
 // checkName refuses names that no door could ask for by path.
@@ -338,7 +398,7 @@ func (n *node) checkName() error {
 		!strings.ContainsFunc(n.Name, bad) && path.Clean("/"+n.Name) == "/"+n.Name {
 		return nil
 	}
-	return fmt.Errorf("%s:%d: profile %s: the name is not one that can be asked for: it may have up to 128 printable characters, no quotes, and no empty or dotted parts between slashes; rename it", n.File, n.Line, awsini.Shown(n.Name))
+	return n.at(n.File, n.Line, "the name is not one that can be asked for: it may have up to 128 printable characters, no quotes, and no empty or dotted parts between slashes; rename it")
 }
 
 // checkValues refuses empty values, which SDKs take for no value, and values of
@@ -349,33 +409,28 @@ func (n *node) checkValues() error {
 		switch {
 		case key == keyRegion && p.Value != "" && !validRegion(p.Value):
 			return n.atKey(p, "the value of region is not the name of a region: correct it")
-		case !credentialKey(key):
-		case p.Value == "":
-			return n.atKey(p, "%s has no value: add one, or remove the line", keyShown(key))
-		case key != keyProcess && strings.Contains(p.Value, "\n"):
-			return n.atKey(p, "the value of %s goes on in the next line: write it in one, or take the blanks off the line that follows", keyShown(key))
+		case credentialKey(key):
+			if err := n.checkValue(p); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (n *node) checkUnsupported() error {
-	for _, key := range n.Keys() {
-		if key == keyLoginSession || strings.HasPrefix(key, prefixSSO) {
-			p, _ := n.Get(key)
-			return n.atKey(p, "%s is not supported yet: use the profile with the AWS CLI, or remove its %s line if it has other credentials", keyShown(key), keyShown(key))
-		}
+func (n *node) checkValue(p awsini.Property) error {
+	switch {
+	case p.Value == "":
+		return n.atKey(p, "%s has no value: add one, or remove the line", keyShown(p.Key))
+	case p.Key != keyProcess && strings.Contains(p.Value, "\n"):
+		return n.atKey(p, "the value of %s goes on in the next line: write it in one, or take the blanks off the line that follows", keyShown(p.Key))
 	}
 	return nil
 }
 
 // keyShown is a key that a message may show: what follows sso_ may be anything.
 func keyShown(key string) string {
-	switch key {
-	case "sso_session", "sso_account_id", "sso_region", "sso_role_name", "sso_start_url", "sso_registration_scopes":
-		return key
-	}
-	if strings.HasPrefix(key, prefixSSO) {
+	if strings.HasPrefix(key, prefixSSO) && !slices.Contains(ssoKeys(), key) {
 		return prefixSSO + "*"
 	}
 	return key
@@ -404,6 +459,14 @@ func (n *node) checkKinds(hasRole bool) error {
 // checkKeys reports whether the profile has long-term keys, and why they
 // cannot sign.
 func (n *node) checkKeys() (problem error, has bool) {
+	if n.held {
+		for _, key := range []string{awsini.KeyID, awsini.SecretKey, awsini.SessionToken} {
+			if p, ok := n.Get(key); ok {
+				n.note(fmt.Sprintf(noteHeld, key, p.Place()))
+			}
+		}
+		return nil, true
+	}
 	id, hasID := n.Get(awsini.KeyID)
 	secret, hasSecret := n.Get(awsini.SecretKey)
 	token, hasToken := n.Get(awsini.SessionToken)

@@ -8,12 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/stsbroker/stsbroker/internal/awsini"
@@ -24,9 +26,16 @@ import (
 
 // onPurpose are the reasons for which this package refuses what the SDK takes:
 // each would mean credentials other than those that the person had in mind, or
-// a step that is not supported yet. With any other reason, the SDK refuses too.
+// a step that is not supported. With any other reason, the SDK refuses too.
 var onPurpose = []string{
-	"is not supported",               // sso_*, login_session, role_arn beside credential_process: never ignored
+	"is not supported",               // role_arn beside credential_process or login_session: never ignored
+	"sso_* is none of",               // the SDK ignores it
+	"sso_account_id is not",          // Identity Center would say so
+	"sso_region is not the name",     // it would end up in host names
+	"sso_start_url is not an",        // Identity Center would say so
+	"for programs that want a token", // Identity Center would say so: there is no account to ask for
+	"which a profile needs",          // the same
+	"sso_registration_scopes",        // the SDK does not know the key
 	"mfa_serial is not one",          // STS would say so
 	"external_id is not one",         // as before
 	"mfa_serial cannot be used",      // nobody who signs has a device
@@ -82,6 +91,9 @@ func compare(t *testing.T, configFile, credentials string) {
 			t.Fatal(err)
 		}
 	}
+	if ssoHeader.MatchString(credentials) { // the SDK reads sso-session sections there, too
+		return
+	}
 	ours := Load(f)
 	merged, _ := awsini.Profiles(awsini.Parse(f.Config, []byte(configFile)), awsini.Parse(f.Credentials, []byte(credentials)))
 	for _, m := range merged {
@@ -95,8 +107,45 @@ func compare(t *testing.T, configFile, credentials string) {
 				p = q
 			}
 		}
-		compareProfile(t, p, m, sdk, err)
+		compareProfile(t, p, m, sdk, err, overLogin(ours, p), func() error { return resolve(t, f, m.Name) })
 	}
+}
+
+// tokenOnly reports whether a profile of the chain has sso_ lines that name neither
+// account nor role: the SDK would ask for credentials all the same, and fail.
+func tokenOnly(c *config.SharedConfig) bool {
+	return c != nil && (ssoAnywhere(&config.SharedConfig{SSOSessionName: c.SSOSessionName, SSORegion: c.SSORegion, SSOStartURL: c.SSOStartURL}) && c.SSOAccountID+c.SSORoleName == "" || tokenOnly(c.Source))
+}
+
+// overLogin reports whether a role ends at a login_session, which the SDK takes for
+// a source without credentials.
+func overLogin(c *Config, p Profile) bool {
+	for p.Role != nil {
+		i := slices.IndexFunc(c.Profiles, func(q Profile) bool { return q.Name == p.Role.Source.Profile })
+		if i < 0 {
+			return false
+		}
+		p = c.Profiles[i]
+	}
+	return p.LoginSession != ""
+}
+
+var ssoHeader = regexp.MustCompile(`(?m)^\s*\[\s*sso-session`)
+
+// resolve makes the SDK choose how to get the credentials of a profile, which is
+// when it looks at what the sso_ lines say. Nothing is called.
+func resolve(t *testing.T, f Files, profile string) error {
+	_, err := config.LoadDefaultConfig(t.Context(), config.WithSharedConfigProfile(profile),
+		config.WithSharedConfigFiles([]string{f.Config}), config.WithSharedCredentialsFiles([]string{f.Credentials}),
+		config.WithAssumeRoleCredentialOptions(func(o *stscreds.AssumeRoleOptions) {
+			o.TokenProvider = func() (string, error) { return "", errors.New("nobody is asked") }
+		}))
+	return err
+}
+
+// ssoAnywhere reports whether the SDK looks at sso_ lines in the chain of a profile.
+func ssoAnywhere(c *config.SharedConfig) bool {
+	return c != nil && (c.SSOSessionName+c.SSOAccountID+c.SSORoleName+c.SSORegion+c.SSOStartURL != "" || ssoAnywhere(c.Source))
 }
 
 // loadSDK loads one profile with the SDK; ok is false when it panics, as it
@@ -109,7 +158,7 @@ func loadSDK(f Files, profile string) (c config.SharedConfig, err error, ok bool
 	return c, err, true
 }
 
-func compareProfile(t *testing.T, p Profile, m *awsini.Profile, sdk config.SharedConfig, err error) {
+func compareProfile(t *testing.T, p Profile, m *awsini.Profile, sdk config.SharedConfig, err error, overLogin bool, resolve func() error) {
 	t.Helper()
 	eq := func(what, ours, theirs string) {
 		t.Helper()
@@ -118,8 +167,8 @@ func compareProfile(t *testing.T, p Profile, m *awsini.Profile, sdk config.Share
 		}
 	}
 	if p.Unservable != nil {
-		sdkHas := sdk.RoleARN != "" || sdk.Source != nil || sdk.CredentialProcess != "" || sdk.WebIdentityTokenFile != "" || sdk.CredentialSource != "" || sdk.Credentials.HasKeys()
-		if err == nil && sdkHas {
+		sdkHas := sdk.RoleARN != "" || sdk.Source != nil || sdk.CredentialProcess != "" || sdk.WebIdentityTokenFile != "" || sdk.CredentialSource != "" || sdk.Credentials.HasKeys() || sdk.LoginSession != "" || ssoAnywhere(&sdk)
+		if err == nil && sdkHas && (!ssoAnywhere(&sdk) || resolve() == nil) {
 			for _, reason := range onPurpose {
 				if strings.Contains(p.Unservable.Error(), reason) {
 					return
@@ -133,16 +182,36 @@ func compareProfile(t *testing.T, p Profile, m *awsini.Profile, sdk config.Share
 	if err != nil && !errors.As(err, &assume) && strings.Contains(err.Error(), "failed to load") {
 		return // a setting that has nothing to do with credentials
 	}
+	if errors.As(err, &assume) && overLogin {
+		return
+	}
+	if err == nil && (p.SSO != nil || p.Role != nil && ssoAnywhere(&sdk)) && !tokenOnly(&sdk) {
+		err = resolve()
+	}
 	if err != nil {
 		t.Errorf("profile %q is served, and the SDK says: %v\n%s", p.Name, err, text(p))
 		return
+	}
+	compareSSO := func(s *SSO, sdk *config.SharedConfig) {
+		t.Helper()
+		eq("account", s.AccountID, sdk.SSOAccountID)
+		eq("permission set", s.RoleName, sdk.SSORoleName)
+		eq("access key id", "", sdk.Credentials.AccessKeyID)
+		eq("session", s.Session, strings.TrimSpace(sdk.SSOSessionName))
+		if sdk.SSOSession != nil {
+			eq("region of the session", s.Region, sdk.SSOSession.SSORegion)
+			eq("start URL of the session", s.StartURL, sdk.SSOSession.SSOStartURL)
+			return
+		}
+		eq("sso region", s.Region, sdk.SSORegion)
+		eq("start URL", s.StartURL, sdk.SSOStartURL)
 	}
 	if validRegion(sdk.Region) {
 		eq("region", p.Region, sdk.Region)
 	} else {
 		eq("region", p.Region, "")
 	}
-	if p.Process == nil {
+	if p.Process == nil && p.SSO == nil && p.LoginSession == "" {
 		compareEndpoint(t, p.Endpoint, m, sdk, eq)
 	}
 	switch {
@@ -165,6 +234,12 @@ func compareProfile(t *testing.T, p Profile, m *awsini.Profile, sdk config.Share
 			eq("duration", p.Role.Duration.String(), sdk.RoleDurationSeconds.String())
 		}
 		switch s := p.Role.Source; {
+		case s.SSO != nil && sdk.Source != nil:
+			eq("source", p.Name, sdk.SourceProfileName)
+			compareSSO(s.SSO, sdk.Source)
+		case s.SSO != nil:
+			eq("source", "", sdk.SourceProfileName)
+			compareSSO(s.SSO, &sdk)
 		case s.Ambient != "":
 			eq("credential_source", s.Ambient, sdk.CredentialSource)
 			eq("source", "", sdk.SourceProfileName)
@@ -189,7 +264,18 @@ func compareProfile(t *testing.T, p Profile, m *awsini.Profile, sdk config.Share
 		eq("session name", p.WebIdentity.SessionName, sdk.RoleSessionName)
 		eq("token file", p.WebIdentity.TokenFile, sdk.WebIdentityTokenFile)
 		eq("access key id", "", sdk.Credentials.AccessKeyID)
+	case p.SSO != nil:
+		eq("role", "", sdk.RoleARN)
+		eq("web identity", "", sdk.WebIdentityTokenFile)
+		compareSSO(p.SSO, &sdk)
+	case p.LoginSession != "":
+		eq("login session", p.LoginSession, sdk.LoginSession)
+		eq("role", "", sdk.RoleARN)
+		eq("account of sso", "", sdk.SSOAccountID)
+		eq("access key id", "", sdk.Credentials.AccessKeyID)
 	case p.Process != nil:
+		eq("login session", "", sdk.LoginSession)
+		eq("account of sso", "", sdk.SSOAccountID)
 		command, _ := m.Get(keyProcess)
 		eq("command", command.Value, sdk.CredentialProcess)
 		eq("command as written", p.Process.Command, command.Raw) // the SDK strips quotes that the shell needs
@@ -239,6 +325,15 @@ var seeds = [][2]string{
 	{"[profile a]\nsource_profile = b\n[profile b]\nweb_identity_token_file=t\n[profile c]\ncredential_source=Environment\n", "[b]\n" + keysA},
 	{"[profile a]\nsso_session=s\nsso_account_id=1\nsso_role_name=r\n[sso-session s]\nsso_region=r\nsso_start_url=u\n[profile b]\nrole_arn=r\nsource_profile=a\n", ""},
 	{"[profile a]\nlogin_session=s\n", ""},
+	{"[profile a]\nlogin_session=s\ncredential_process=c\n[profile b]\nrole_arn=r\nlogin_session=s\n[profile c]\nrole_arn=r\nsource_profile=a\n", ""},
+	{"[profile a]\n" + sso + session, ""},
+	{"[profile a]\n" + sso + "credential_process=c\nlogin_session=l\n" + session + "[profile b]\nrole_arn=r\nsource_profile=a\n[profile c]\nrole_arn=r\nsource_profile=b\n", ""},
+	{"[profile a]\nrole_arn=r\n" + sso + session + "[profile b]\nrole_arn=r\nsource_profile=b\n" + sso, ""},
+	{"[profile a]\n" + sso + session + "[profile b]\nrole_arn=r\nsource_profile=c\n" + sso + "[profile c]\nrole_arn=r\ncredential_source=Environment\n" + sso, "[a]\n" + keysA},
+	{"[profile a]\nsso_account_id=123456789012\nsso_role_name=r\nsso_region=us-east-1\nsso_start_url=https://u\n[profile b]\nsso_account_id=123456789012\nsso_role_name=r\nsso_region=us-east-1\n", ""},
+	{"[profile a]\n" + sso + "sso_region=us-east-2\n" + session + "[profile b]\n" + sso + "sso_region=us-east-1\nsso_start_url=https://u/start\n[profile c]\nsso_session=no\n" + keysA, ""},
+	{"[profile a]\nsso_session=s\n[profile b]\nsso_session=s\nsso_role_name=r\n[profile c]\nrole_arn=r\nsource_profile=a\n" + session, ""},
+	{"[profile a]\nsso_session = \" s \"\nsso_role_name=r # c\n[sso-session  s]\nsso_region: us-east-1\n[sso-session s]\nsso_start_url = https://u\n", "[a]\nsso_account_id = 123456789012\n"},
 	{"[profile a]\nrole_arn=r\nsource_profile=k\nmfa_serial=" + serial + "\n", "[k]\n" + keysA + "mfa_serial = GAHT12345678\n"},
 	{"[profile a]\nrole_arn=r\nsource_profile=b\n[profile b]\nrole_arn=r\nsource_profile=b\nmfa_serial=" + serial + "\n", "[b]\n" + keysA},
 	{"[profile a]\nrole_arn=r\nmfa_serial=" + serial + "\nsource_profile=p\n[profile p]\ncredential_process=c\n", ""},
@@ -258,7 +353,17 @@ var seeds = [][2]string{
 	{"[DEFAULT]\ncredential_process=c\n", "[DEFAULT]\n" + keysA},
 }
 
+// cleanEnv keeps this machine's settings from the SDK.
+func cleanEnv(t testing.TB) {
+	for _, pair := range os.Environ() {
+		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "AWS_") {
+			t.Setenv(name, "")
+		}
+	}
+}
+
 func TestAgainstSDK(t *testing.T) {
+	cleanEnv(t)
 	for _, s := range seeds {
 		if sdkDiffers(s[0], s[1]) {
 			t.Errorf("nothing is compared for %q", s)
@@ -270,13 +375,15 @@ func TestAgainstSDK(t *testing.T) {
 // TestRandomFilesAgainstSDK deals lines into files: that meets more of the rules
 // than random bytes do.
 func TestRandomFilesAgainstSDK(t *testing.T) {
+	cleanEnv(t)
 	lines := []string{
 		"aws_access_key_id = AKIAIOSFODNN7EXAMPLE", "aws_secret_access_key = s", "aws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = s",
 		"aws_session_token = t", "aws_access_key_id =", "role_arn = r", "role_arn = r", "source_profile = a", "source_profile = b", "source_profile = c", "source_profile = default",
 		"credential_source = Environment", "credential_process = c", "web_identity_token_file = t", "external_id = e", "role_session_name = n", "duration_seconds = 3600",
 		"duration_seconds = 1", "mfa_serial = m", "mfa_serial = " + serial, "use_fips_endpoint = true", "use_dualstack_endpoint = False", "use_fips_endpoint = x",
 		"sts_regional_endpoints = legacy", "endpoint_url = u", "services = s", "ignore_configured_endpoint_urls = true", "sts =\n  endpoint_url = v", "sts =", "sso_region = r", "login_session = l", "region = r", "region = s", "  region = t", "s3 =\n  region = u", "  more", "output = json # c",
-		"role_arn =", "; c", "", "word",
+		"role_arn =", "; c", "", "word", strings.TrimSpace(sso), strings.TrimSpace(sso), "sso_session = s", "sso_session = t", "sso_account_id = 123456789012", "sso_role_name = r",
+		"sso_region = us-east-1", "sso_start_url = https://u/start", "sso_account_id = 123456789012\nsso_role_name = r\nsso_region = us-east-1\nsso_start_url = https://u/start", "sso_other = x",
 	}
 	const pairs = 1500
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -291,7 +398,7 @@ func TestRandomFilesAgainstSDK(t *testing.T) {
 		return b.String()
 	}
 	for range pairs {
-		configFile := file("[default]", "[profile a]", "[profile b]", "[profile c]", "[profile default]", "[a]", "[sso-session s]", "[services s]")
+		configFile := file("[default]", "[profile a]", "[profile b]", "[profile c]", "[profile default]", "[a]", strings.TrimSpace(session), "[sso-session t]", "[services s]")
 		credentials := file("[default]", "[a]", "[b]", "[profile c]")
 		compare(t, configFile, credentials)
 		if t.Failed() {
@@ -314,6 +421,7 @@ func otherDefault(file string) bool {
 var defaultHeader = regexp.MustCompile(`(?mi)^\s*\[[^\]]*default`)
 
 func FuzzAgainstSDK(f *testing.F) {
+	cleanEnv(f)
 	for _, s := range seeds {
 		f.Add(s[0], s[1])
 	}

@@ -56,8 +56,8 @@ func arrow(from, to string) string {
 	switch {
 	case under(from, "internal/conformance"):
 		return ""
-	case rel == "internal/stsfake" && !under(from, "cmd"):
-		return "the STS stand-in is for demo and tests"
+	case under(rel, "internal/stsfake", "internal/ssofake") && !under(from, "cmd"):
+		return "the stand-ins are for demo and tests"
 	case under(rel, "internal/conformance", "internal/repotest"):
 		return "this is for tests"
 	case under(from, "internal"):
