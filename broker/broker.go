@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,6 +94,7 @@ func (b *Broker) Run(ctx context.Context) error {
 			b.clockStepped(now)
 		}
 		last = now
+		b.remind(now)
 	}
 }
 
@@ -136,72 +136,6 @@ func (b *Broker) Refresh(ctx context.Context, a Ask) (*Set, error) {
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
 	}
 	return set, nil
-}
-
-// Login mints with a code of an MFA device: for the profile, or for the source of
-// it that waits for one. It then returns what the profile holds; of one that is
-// minted once for each exec, what its source holds. Roles that waited for the
-// same login try again by themselves.
-func (b *Broker) Login(ctx context.Context, a Ask, code Secret) (*Set, error) {
-	e, err := b.entry(ctx, a)
-	if err != nil {
-		return nil, b.refuse(a, err)
-	}
-	t := b.loginOf(e)
-	if t == nil {
-		return nil, b.refuse(a, (&Error{Kind: KindConfig, Public: "it needs no login: nothing on its way asks a person for a code"}).forProfile(a.Profile))
-	}
-	l := b.lease(t)
-	l.load()
-	before := l.set.Load()
-	set, err := l.insist(ctx, a.Patience, &force{code: code})
-	if now := l.set.Load(); err != nil && now.usable(time.Now()) && (before == nil || now.Generation != before.Generation) {
-		set, err = now, nil // somebody else's login came first, perhaps with the same code
-	}
-	if err != nil {
-		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
-	}
-	for _, l := range b.all() {
-		if l.spec.Load().over(t) {
-			l.forgive() // whatever it was refused, it may have for the new session
-		}
-	}
-	if e.Once {
-		return set, nil // the next exec mints
-	}
-	return b.Get(ctx, a)
-}
-
-// loginOf is the profile, or the source of it, that a login is for: the first
-// from the source on that holds nothing fresh, else the first that ever needs
-// one; nil when none does.
-func (b *Broker) loginOf(e *entry) *entry {
-	var first, stale *entry
-	now := time.Now()
-	for p := e; p != nil; p = p.parent {
-		if p.MFA == "" {
-			continue
-		}
-		first = p
-		if b.waits(p, now) {
-			stale = p
-		}
-	}
-	return cmp.Or(stale, first)
-}
-
-// waits reports whether what the profile holds is about to end, or worthless.
-func (b *Broker) waits(e *entry, now time.Time) bool {
-	b.mu.Lock()
-	l := b.leases[e.key]
-	b.mu.Unlock()
-	if l == nil {
-		return true
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	set := l.set.Load()
-	return !set.usable(now) || set.Left(now) <= set.renewAt || set.AccessKeyID == l.rejected
 }
 
 func (b *Broker) all() []*lease {
@@ -262,7 +196,7 @@ func (b *Broker) Release(token string) {
 	}
 	b.mu.Unlock()
 	for _, l := range gone {
-		l.drop()
+		l.drop(errStopping)
 	}
 }
 
@@ -284,7 +218,7 @@ func (b *Broker) lease(e *entry) *lease {
 func (b *Broker) leaseLocked(e *entry, k Key) *lease {
 	if (*b.profiles.Load())[e.Name] != e {
 		l := newLease(b, k, &spec{Profile: e.Profile})
-		l.drop()
+		l.drop(errStopping)
 		return l
 	}
 	l := b.leases[k]
@@ -303,7 +237,7 @@ func (b *Broker) leaseLocked(e *entry, k Key) *lease {
 func (b *Broker) evictLocked() {
 	var oldest *lease
 	for _, l := range b.leases {
-		if !l.spec.Load().Prefetch && (oldest == nil || l.asked.Load() < oldest.asked.Load()) {
+		if !l.spec.Load().Prefetch && (oldest == nil || l.wanted() < oldest.wanted()) {
 			oldest = l
 		}
 	}
@@ -311,7 +245,7 @@ func (b *Broker) evictLocked() {
 		return
 	}
 	delete(b.leases, oldest.key)
-	oldest.drop()
+	oldest.drop(errStopping)
 }
 
 func (b *Broker) specLocked(e *entry) *spec {
@@ -353,8 +287,8 @@ func (b *Broker) Reload(profiles []Profile) {
 	b.mu.Unlock()
 
 	for _, l := range gone {
-		l.drop()
-		_ = b.store.Delete(context.WithoutCancel(b.ctx), l.key) // it could not be loaded again: its key names parameters that are gone
+		l.drop(errStopping)
+		l.wipe(context.WithoutCancel(b.ctx)) // it could not be loaded again: its key names parameters that are gone
 	}
 	for _, l := range kept {
 		l.retry()

@@ -153,9 +153,15 @@ type running struct {
 
 func run(t *testing.T, profiles ...Profile) running {
 	t.Helper()
+	return runOn(t, &mapStore{m: map[Key]Stored{}}, profiles...)
+}
+
+// runOn is run with a store that others may have filled, or share.
+func runOn(t *testing.T, store LeaseStore, profiles ...Profile) running {
+	t.Helper()
 	seen := &events{}
 	b := New(Options{
-		Keys: oneKey{AccessKeyID: "AKIATEST", SecretAccessKey: NewSecret("s")}, Store: &mapStore{m: map[Key]Stored{}},
+		Keys: oneKey{AccessKeyID: "AKIATEST", SecretAccessKey: NewSecret("s")}, Store: store,
 		Access: everybody{}, Observer: seen,
 	})
 	ctx, cancel := context.WithCancel(t.Context())

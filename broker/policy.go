@@ -25,6 +25,8 @@ const (
 	stepTolerance = 30 * time.Second // more is a suspend, or a clock that was set
 	tick          = 15 * time.Second // at most this long until a suspend is noticed
 
+	loginSoonLeft = 15 * time.Minute // a login's session in use is said to end, or at a quarter of a short one
+
 	mostLeases = 4096
 )
 
@@ -59,6 +61,12 @@ func Margin(lifetime time.Duration) time.Duration { return min(time.Minute, life
 
 // demandWindow is how long after the last ask a lease is still renewed.
 func demandWindow(lifetime time.Duration) time.Duration { return max(lifetime, demandLeast) }
+
+// loginSoon reports whether what a person's login minted ends so soon that the person
+// should be told, if it is in use.
+func loginSoon(lifetime, left time.Duration) bool {
+	return left > 0 && left <= min(loginSoonLeft, lifetime/4)
+}
 
 // backoff is the wait after a failure that may pass: full jitter on an
 // exponential, shorter as expiry comes near, so that even a 15-second set is

@@ -142,3 +142,16 @@ func TestWhatOutlivesAProcess(t *testing.T) {
 		t.Error("the key's id is not in the leases that it signs, or is in others")
 	}
 }
+
+// A refresh right after a restart mints, whatever the store had.
+func TestRefreshOfWhatIsRestored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sts := &issuer{name: "dev", life: 3 * time.Hour}
+		b := run(t, profile(sts))
+		restore(t, b, sts, time.Hour)
+		set, err := b.Refresh(t.Context(), Ask{Profile: "dev", Patience: patience})
+		if err != nil || sts.mints() != 1 || set.Left(time.Now()) != 3*time.Hour {
+			t.Errorf("%v after %d mints: %v left", err, sts.mints(), set.Left(time.Now()))
+		}
+	})
+}

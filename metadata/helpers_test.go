@@ -336,3 +336,8 @@ func (r *running) get(t testing.TB, path string) answer {
 	t.Helper()
 	return r.once(t, fmt.Sprintf("GET %s HTTP/1.1\nHost: 127.0.0.1:PORT\nAuthorization: TOKEN\n\n", path))
 }
+
+func keysOf(text string) func() []broker.Secret {
+	keys := []broker.Secret{broker.NewSecret(text)}
+	return func() []broker.Secret { return keys }
+}

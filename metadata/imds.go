@@ -37,7 +37,9 @@ type IMDS struct {
 	Source   Source
 	Standing func(profile string) (broker.Status, bool) // broker.Broker.StatusOf
 	Access   broker.Authorizer                          // is asked first, with the peer that the kernel tells
-	Key      broker.Secret                              // tokens and made-up ids derive from it
+	// Keys are what session tokens and made-up ids derive from: the first of them, which
+	// there always is, and tokens of the others are good too. It is called at each request.
+	Keys     func() []broker.Secret
 	Requests Requests
 	Observer broker.Observer
 	Patience time.Duration // 0 is [IMDSPatience]
@@ -62,7 +64,7 @@ func NewIMDS(c IMDS) http.Handler {
 	if c.Patience == 0 {
 		c.Patience = IMDSPatience
 	}
-	ids := derive(c.Key, "ids", c.Profile)
+	ids := derive(c.Keys()[0], "ids", c.Profile)
 	d := &imds{
 		refuser:  refuser{door: broker.DoorIMDS, requests: c.Requests, observer: c.Observer, silent: true},
 		IMDS:     c,
@@ -148,7 +150,7 @@ func (d *imds) issue(w http.ResponseWriter, asked []string, s session) {
 		return
 	}
 	w.Header()[ttlHeader] = []string{strconv.FormatUint(ttl, 10)}
-	d.text(w, []byte(s.seal(d.Key, time.Now().Add(time.Duration(ttl)*time.Second))))
+	d.text(w, []byte(s.seal(d.Keys()[0], time.Now().Add(time.Duration(ttl)*time.Second))))
 }
 
 func (d *imds) authentic(shown []string, s session) bool {
@@ -156,7 +158,7 @@ func (d *imds) authentic(shown []string, s session) bool {
 	case 0:
 		return d.AllowV1
 	case 1:
-		return s.admits(d.Key, shown[0], time.Now())
+		return slices.ContainsFunc(d.Keys(), func(k broker.Secret) bool { return s.admits(k, shown[0], time.Now()) })
 	}
 	return false
 }

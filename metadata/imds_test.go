@@ -51,7 +51,7 @@ func startIMDS(t testing.TB, at string, change func(*IMDS)) *metadataService {
 		standing: broker.Status{Profile: "dev", State: broker.StateIdle, Region: "eu-central-1"},
 	}
 	c := IMDS{
-		Profile: "dev", Source: m.source, Access: access.Memory(), Key: broker.NewSecret(strings.Repeat("k", 32)), Requests: m.sink, Observer: m.sink,
+		Profile: "dev", Source: m.source, Access: access.Memory(), Keys: keysOf(strings.Repeat("k", 32)), Requests: m.sink, Observer: m.sink,
 		Standing: func(profile string) (broker.Status, bool) {
 			return m.standing, profile == m.standing.Profile && m.standing.State != ""
 		},
@@ -270,7 +270,7 @@ func TestWire10_TokensSurviveARestart(t *testing.T) {
 	if err := second.server.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if a := startIMDS(t, first.addr, func(c *IMDS) { c.Key = broker.NewSecret("another broker's") }).read(t, roleLeaf, token); !a.bare(http.StatusUnauthorized) {
+	if a := startIMDS(t, first.addr, func(c *IMDS) { c.Keys = keysOf("another broker's") }).read(t, roleLeaf, token); !a.bare(http.StatusUnauthorized) {
 		t.Errorf("at another broker: %d", a.status)
 	}
 }
@@ -803,7 +803,7 @@ func TestIMDSUnknownPeer(t *testing.T) {
 	source := &sets{m: map[string]*broker.Set{"dev": newSet(t, time.Hour)}}
 	counts := &sink{}
 	door := NewIMDS(IMDS{
-		Profile: "dev", AllowV1: true, Source: source, Access: everybody{}, Key: broker.NewSecret("k"), Requests: counts, Observer: counts,
+		Profile: "dev", AllowV1: true, Source: source, Access: everybody{}, Keys: keysOf("k"), Requests: counts, Observer: counts,
 		Standing: func(string) (broker.Status, bool) { return broker.Status{State: broker.StateIdle}, true },
 	})
 	for _, method := range []string{http.MethodGet, http.MethodPut} {

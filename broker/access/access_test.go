@@ -22,7 +22,7 @@ const me = 1000
 // open is Open for tests that end with the folder let go.
 func open(t *testing.T, dir string) *Tokens {
 	t.Helper()
-	tokens, err := Open(dir)
+	tokens, err := Open(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -502,7 +502,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 func TestEnvTokenOutlivesTheSetItFetched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "state")
-		tokens, err := Open(dir)
+		tokens, err := Open(dir, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -525,7 +525,7 @@ func TestEnvTokenOutlivesTheSetItFetched(t *testing.T) {
 		if err := tokens.Close(); err != nil { // a restart does not forget it
 			t.Fatal(err)
 		}
-		if tokens, err = Open(dir); err != nil {
+		if tokens, err = Open(dir, nil); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(16*time.Hour + EnvIdle - time.Second)

@@ -16,7 +16,8 @@ var _ broker.Authorizer = (*Tokens)(nil)
 // Authenticate returns the right that a token carries, as shown by a client,
 // and notes that it was used. The caller must not change what it points to.
 // The error is of [broker.KindUnauthorized]; only its cause tells an expired
-// token from one that never was. There is no lock-out after failures: some
+// token from one that never was. While tokens are locked, it is of
+// [broker.KindLocked]. There is no lock-out after failures: some
 // SDKs try again without the token (wire contract, line 5).
 //
 // It takes no lock and allocates nothing for a good token.
@@ -28,7 +29,11 @@ func (t *Tokens) Authenticate(shown string) (*broker.Grant, error) {
 		}
 		return nil, unauthorized(badToken, "not shaped like a token of ours")
 	}
-	k := (*t.live.Load())[id]
+	live := t.live.Load()
+	if live == nil {
+		return nil, t.answer()
+	}
+	k := (*live)[id]
 	if k == nil {
 		return nil, unauthorized(badToken, "no token has this id: made by another broker, revoked, expired, replaced in its file, or its child has ended")
 	}
@@ -70,7 +75,10 @@ func (t *Tokens) Authorize(_ context.Context, who broker.Caller, profile string)
 	uid, known := who.Peer.UID()
 	switch who.Door {
 	case broker.DoorContainer:
-		k := (*t.live.Load())[who.Token]
+		if err := t.whileLocked(); err != nil {
+			return err
+		}
+		k := t.all()[who.Token]
 		switch {
 		case k == nil || k.expired():
 			return unauthorized(badToken, "the token ended after it was recognised, or none was shown")

@@ -33,7 +33,7 @@ const FileLife = time.Hour
 // name, the tokens that carry the old ones end at once.
 //
 // The error is of [broker.KindConfig]: a name or a profile that cannot be, or
-// the name of a token of another kind. Then nothing has changed.
+// the name of a token of another kind; or [broker.Locked]. Then nothing has changed.
 func (t *Tokens) Rotate(name string, profiles []string, uid *uint32, now time.Time) (value broker.Secret, next time.Time, err error) {
 	if err := errors.Join(checkName("token file", name), checkProfiles(profiles)); err != nil {
 		return broker.Secret{}, time.Time{}, refuse("%v", err)
@@ -52,7 +52,10 @@ func (t *Tokens) Rotate(name string, profiles []string, uid *uint32, now time.Ti
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	m := maps.Clone(*t.live.Load())
+	if err := t.whileLocked(); err != nil {
+		return broker.Secret{}, time.Time{}, err
+	}
+	m := maps.Clone(t.all())
 	var last *token // that is in the file until now
 	for id, other := range m {
 		switch {
@@ -107,7 +110,10 @@ func (k *token) sameRight(other *token) bool {
 func (t *Tokens) KeepFile(id string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	k := (*t.live.Load())[id]
+	if err := t.whileLocked(); err != nil {
+		return err
+	}
+	k := t.all()[id]
 	switch {
 	case k == nil || k.kind != KindEnv || k.expired():
 		return refuse("there is no token of env with the id %q; see: stsbroker token list", clip(id))
@@ -116,7 +122,7 @@ func (t *Tokens) KeepFile(id string) error {
 	}
 	kept := *k
 	kept.inFile = true
-	m := maps.Clone(*t.live.Load())
+	m := maps.Clone(t.all())
 	m[id] = &kept
 	if err := t.save(m); err != nil {
 		return refuse("the token's file will not be there after a restart: %v", err)
@@ -127,10 +133,11 @@ func (t *Tokens) KeepFile(id string) error {
 
 // EnvFiles returns the tokens that [Tokens.KeepFile] was called for and that are
 // good now, by age. The files go when the broker stops, and the shells that were
-// told of them do not: the next start writes them again. It is no use of a token.
+// told of them do not: the next start writes them again, or, if tokens are locked then,
+// whoever unlocks them. It is no use of a token.
 func (t *Tokens) EnvFiles() []Issued {
 	var out []Issued
-	for _, k := range *t.live.Load() {
+	for _, k := range t.all() {
 		if k.inFile && !k.expired() {
 			out = append(out, t.issued(k))
 		}

@@ -272,7 +272,8 @@ func TestRotateWithOtherRights(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, r := range others {
-		tokens := newTokens(secret, nil) // as after a restart
+		tokens := newTokens(nil) // as after a restart
+		tokens.secret = secret
 		tokens.publish(map[string]*token{})
 		value := run(tokens, r)
 		for id := range *tokens.live.Load() {
@@ -333,7 +334,8 @@ func TestRotateWhereAnIdIsTaken(t *testing.T) {
 	probe := Memory()
 	rotate(t, probe, noon)
 	for taken, k := range *probe.live.Load() {
-		tokens := newTokens(probe.secret, nil)
+		tokens := newTokens(nil)
+		tokens.secret = probe.secret
 		other := newToken(KindEnv, me, false, "prod")
 		other.grant.ID, other.created = taken, time.Now()
 		other.seal(tokens.secret)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"sort"
 	"time"
@@ -18,7 +19,8 @@ import (
 )
 
 const (
-	secretFile = "token-secret" // 32 random bytes
+	secretFile = "token-secret"     // 32 random bytes
+	sealedName = "token-secret.age" // the same in a vault
 	listFile   = "tokens.json"
 	lockFile   = "tokens.lock"
 
@@ -27,13 +29,25 @@ const (
 	listLimit   = 32 << 20 // bytes; maxTokens of the largest kind fit
 )
 
-// Files are the paths of what rests in the state folder dir.
+// Vault is what seals the token secret in the state folder, as far as tokens need it.
+type Vault interface {
+	// Read returns [fs.ErrNotExist] where nothing rests under the name, [broker.Locked]
+	// while the vault is locked, and else an error that names the file.
+	Read(name string) ([]byte, error)
+	// Write is whole or not at all, and durable when it returns. The error is
+	// [broker.Locked] while the vault is locked.
+	Write(name string, plain []byte) error
+}
+
+// Files are the paths of what rests in the state folder dir, but for what a vault keeps.
 func Files(dir string) []string {
 	return []string{filepath.Join(dir, secretFile), filepath.Join(dir, listFile), filepath.Join(dir, lockFile)}
 }
 
 // state is the folder that tokens outlive a process in.
 type state struct {
+	dir     string
+	vault   Vault  // nil for none
 	list    string // path of tokens.json
 	release func() // of the lock
 }
@@ -43,7 +57,11 @@ type state struct {
 // change, and a file that was changed by hand, cut short or belongs to another
 // secret, is an error that names it: nothing is repaired and nothing is thrown
 // away. It is an error, too, when another process has the folder open.
-func Open(dir string) (_ *Tokens, err error) {
+//
+// With a vault that is open, the secret rests there, and one in a file of its own moves
+// there. Without one, be v nil or without an identity, it is in that file. Where the
+// vault has the secret and does not give it, the tokens are locked.
+func Open(dir string, v Vault) (_ *Tokens, err error) {
 	if err := securefile.MakeFolder(dir); err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
@@ -54,51 +72,169 @@ func Open(dir string) (_ *Tokens, err error) {
 	if !held {
 		return nil, fmt.Errorf("another stsbroker uses the state folder %s; stop it first", dir)
 	}
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
-	s := &state{list: filepath.Join(dir, listFile), release: release}
-	raw, err := securefile.Read(s.list, listLimit)
-	missing := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !missing {
-		return nil, fmt.Errorf("token list: %w", err)
+	t := newTokens(&state{dir: dir, vault: v, list: filepath.Join(dir, listFile), release: release})
+	if err := t.open(); err != nil {
+		release()
+		return nil, err
 	}
-	secret, err := loadSecret(filepath.Join(dir, secretFile), missing)
-	if err != nil {
-		return nil, fmt.Errorf("token secret: %w", err)
-	}
-	t := newTokens(secret, s)
-	tokens := map[string]*token{}
-	if !missing {
-		if tokens, err = decode(secret, raw); err != nil {
-			return nil, fmt.Errorf("token list %s: %w; restore it, or move it away and make the tokens anew", s.list, err)
-		}
-	}
-	t.publish(tokens)
 	return t, nil
 }
 
-// loadSecret makes a secret only where there can be no token yet: a new one
-// would quietly end all that were handed out.
-func loadSecret(path string, mayMake bool) (broker.Secret, error) {
-	raw, err := securefile.Read(path, secretLength)
+// Unlock reads the secret and the list, once the vault is open. Where they are read
+// already, it only moves a secret that rests in a file of its own into the vault. An
+// error tells what is wrong with which file, and changes nothing.
+//
+// There is no way back: a vault that is locked later does not take the secret out of
+// memory, since tokens that were handed out go on working, as what is held goes on
+// being served.
+func (t *Tokens) Unlock() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && mayMake:
-		raw = make([]byte, secretLength)
-		rand.Read(raw)
-		if err := securefile.Write(path, raw); err != nil {
-			return broker.Secret{}, err
-		}
-	case errors.Is(err, fs.ErrNotExist):
-		return broker.Secret{}, fmt.Errorf("%s is missing, while %s beside it lists tokens that need it; restore it, or move the list away and make the tokens anew", path, listFile)
-	case err != nil:
-		return broker.Secret{}, err
-	case len(raw) != secretLength || bytes.Count(raw, raw[:1]) == secretLength: // cut short, or zeros after a crash of the file system
-		return broker.Secret{}, fmt.Errorf("%s is damaged; restore it, or move it and %s away and make the tokens anew", path, listFile)
+	case t.state == nil: // in memory only, or closed
+		return t.whileLocked()
+	case t.live.Load() != nil:
+		return t.state.settle(t.secret)
 	}
-	return broker.NewSecret(string(raw)), nil
+	if err := t.open(); err != nil {
+		return err
+	}
+	if t.live.Load() == nil {
+		return t.why
+	}
+	return nil
+}
+
+// open reads what rests on disk. Without an error they may be locked still, and then
+// say why.
+func (t *Tokens) open() error {
+	s := t.state
+	raw, err := securefile.Read(s.list, listLimit)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
+		return fmt.Errorf("token list: %w", err)
+	}
+	secret, why, err := s.secret(missing)
+	if err != nil {
+		return fmt.Errorf("token secret: %w", err)
+	}
+	if t.why = why; why != nil {
+		t.said.Store(lockedBy(why))
+		return nil
+	}
+	tokens := map[string]*token{}
+	if !missing {
+		if tokens, err = decode(secret, raw); err != nil {
+			return fmt.Errorf("token list %s: %w; restore it, or move it away and make the tokens anew", s.list, err)
+		}
+	}
+	if err := s.settle(secret); err != nil && !errors.As(err, new(unsealed)) { // now that it is the right one
+		return fmt.Errorf("token secret: %w", err)
+	}
+	t.secret = secret
+	t.publish(tokens)
+	return nil
+}
+
+// secret returns the secret, or why it is not to be had now. It makes one only where
+// there can be no token yet: a new one would quietly end all that were handed out.
+func (s *state) secret(mayMake bool) (_ broker.Secret, why, err error) {
+	none := broker.Secret{}
+	path := filepath.Join(s.dir, secretFile)
+	raw, err := securefile.Read(path, secretLength)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
+		return none, nil, err
+	}
+	sealed, err := s.sealed()
+	switch {
+	case err == nil && damaged(sealed):
+		return none, nil, fmt.Errorf("what is sealed in %s is no token secret; restore it, or move it and %s away and make the tokens anew", s.sealedPath(), listFile)
+	case err == nil && !missing && !bytes.Equal(raw, sealed): // a crash between the two leaves them equal
+		return none, nil, fmt.Errorf("%s and %s are different secrets, and the tokens of %s need one of them; move the other one away", path, s.sealedPath(), listFile)
+	case err == nil:
+		return broker.NewSecret(string(sealed)), nil, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return none, err, nil
+	case !missing && damaged(raw):
+		return none, nil, fmt.Errorf("%s is damaged; restore it, or move it and %s away and make the tokens anew", path, listFile)
+	case !missing:
+		return broker.NewSecret(string(raw)), nil, nil
+	case !mayMake:
+		return none, nil, fmt.Errorf("%s is missing, while %s beside it lists tokens that need it; restore it, or move the list away and make the tokens anew", path, listFile)
+	}
+	raw = make([]byte, secretLength)
+	rand.Read(raw)
+	if err := s.seal(raw); isLocked(err) {
+		return none, err, nil
+	} else if err != nil { // nobody has an identity, or the disk fails, which shows here too
+		if err := securefile.Write(path, raw); err != nil {
+			return none, nil, err
+		}
+	}
+	return broker.NewSecret(string(raw)), nil, nil
+}
+
+// damaged is cut short, or zeros after a crash of the file system.
+func damaged(secret []byte) bool {
+	return len(secret) != secretLength || bytes.Count(secret, secret[:1]) == secretLength
+}
+
+// settle moves a secret that rests in a file of its own into the vault, if that is open.
+// The file goes last: after a crash in between there are both.
+func (s *state) settle(secret broker.Secret) error {
+	path := filepath.Join(s.dir, secretFile)
+	if _, err := os.Lstat(path); s.vault == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	sealed, err := s.sealed()
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := s.seal([]byte(secret.Reveal())); err != nil {
+			return unsealed{err}
+		}
+		sealed, err = s.sealed()
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s stays: %w", path, err)
+	case string(sealed) != secret.Reveal():
+		return fmt.Errorf("%s stays: what is sealed in %s is another secret; move that away", path, s.sealedPath())
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("it is sealed in %s now, and its plain file could not be removed: %w", s.sealedPath(), err)
+	}
+	return nil
+}
+
+// unsealed is why a secret stays in its file: nobody has an identity, it is locked, or
+// the disk fails. At a start that is no error, since it is there and good.
+type unsealed struct{ error }
+
+func (u unsealed) Unwrap() error { return u.error }
+
+func (s *state) sealedPath() string { return filepath.Join(s.dir, sealedName) }
+
+// sealed reads the secret out of the vault.
+func (s *state) sealed() ([]byte, error) {
+	if s.vault != nil {
+		return s.vault.Read(sealedName)
+	}
+	if _, err := os.Lstat(s.sealedPath()); err != nil {
+		return nil, err
+	}
+	return nil, &broker.Error{Kind: broker.KindConfig, Public: "the token secret is sealed in " + s.sealedPath() + ", and there is no identity to open it with"}
+}
+
+func (s *state) seal(secret []byte) error {
+	if s.vault == nil {
+		return errors.New("there is no vault")
+	}
+	return s.vault.Write(sealedName, secret)
+}
+
+func isLocked(err error) bool {
+	e, ok := errors.AsType[*broker.Error](err)
+	return ok && e.Kind == broker.KindLocked
 }
 
 // list is the file. Its MAC, under the token secret, is over the exact bytes of

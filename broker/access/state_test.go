@@ -144,7 +144,7 @@ func TestDamage(t *testing.T) {
 		if err := os.WriteFile(path, spoilt, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		tokens, err := Open(dir)
+		tokens, err := Open(dir, nil)
 		if err == nil {
 			_ = tokens.Close()
 			t.Fatalf("opened with %s = %q", file, spoilt)
@@ -201,7 +201,7 @@ func TestDamage(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, secretFile), bytes.Repeat([]byte("ab"), 16), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), secretFile) {
+		if _, err := Open(dir, nil); err == nil || !strings.Contains(err.Error(), secretFile) {
 			t.Fatal(err)
 		}
 	})
@@ -210,7 +210,7 @@ func TestDamage(t *testing.T) {
 		if err := os.Remove(filepath.Join(dir, secretFile)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), filepath.Join(dir, secretFile)) {
+		if _, err := Open(dir, nil); err == nil || !strings.Contains(err.Error(), filepath.Join(dir, secretFile)) {
 			t.Fatal(err)
 		}
 		if _, err := os.Stat(filepath.Join(dir, secretFile)); !errors.Is(err, fs.ErrNotExist) {
@@ -226,7 +226,7 @@ func TestDamage(t *testing.T) {
 			if err := os.Chmod(filepath.Join(dir, name), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "chmod") {
+			if _, err := Open(dir, nil); err == nil || !strings.Contains(err.Error(), "chmod") {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -281,7 +281,7 @@ func TestListThatNobodyHereWrote(t *testing.T) {
 func TestOneProcessAtATime(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "s")
 	first := open(t, dir)
-	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "another stsbroker uses the state folder "+dir) {
+	if _, err := Open(dir, nil); err == nil || !strings.Contains(err.Error(), "another stsbroker uses the state folder "+dir) {
 		t.Fatal(err)
 	}
 	if err := first.Close(); err != nil {
@@ -345,15 +345,19 @@ func FuzzDecode(f *testing.F) {
 func TestKey(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	first := open(t, dir)
-	key := first.Key("imds")
+	keyOf := func(t *Tokens, purpose string) broker.Secret {
+		key, _ := t.Key(purpose)
+		return key
+	}
+	key := keyOf(first, "imds")
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
 	again := open(t, dir)
 	switch {
-	case len(key.Reveal()) != 32 || !key.Equal(again.Key("imds")):
+	case len(key.Reveal()) != 32 || !key.Equal(keyOf(again, "imds")):
 		t.Error("another key after a restart")
-	case key.Equal(again.Key("other")), key.Equal(Memory().Key("imds")), key.Equal(again.secret):
+	case key.Equal(keyOf(again, "other")), key.Equal(keyOf(Memory(), "imds")), key.Equal(again.secret):
 		t.Error("the key of another purpose or secret")
 	}
 }

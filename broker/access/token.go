@@ -93,9 +93,12 @@ func mac(secret broker.Secret, label, message string) []byte {
 
 // Key returns a key for a purpose of others, such as the tokens of a door that
 // makes its own. The same secret gives the same key, after a restart too, and
-// no two purposes have the same.
-func (t *Tokens) Key(purpose string) broker.Secret {
-	return broker.NewSecret(string(mac(t.secret, keyLabel, purpose)))
+// no two purposes have the same. There is none while tokens are locked: ask again.
+func (t *Tokens) Key(purpose string) (key broker.Secret, ok bool) {
+	if t.whileLocked() != nil {
+		return broker.Secret{}, false
+	}
+	return broker.NewSecret(string(mac(t.secret, keyLabel, purpose))), true
 }
 
 // IsToken reports whether this has the shape of a token, of this broker or another.

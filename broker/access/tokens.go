@@ -33,15 +33,23 @@ const (
 
 // Tokens is the set of all tokens. It is safe for concurrent use, and only one
 // process at a time may have a state folder open.
+//
+// It is locked as long as the secret that tokens derive from is sealed in a vault that
+// nobody has opened. Then no token is recognised, made or listed, and the error is
+// [broker.Locked]; callers that are known without a token are let in as ever. See
+// [Tokens.Unlock].
 type Tokens struct {
-	secret broker.Secret
-	state  *state // nil: nothing is written
-	owner  int    // uid that may use the control door, besides root; -1 for nobody
+	state *state // nil: nothing is written
+	owner int    // uid that may use the control door, besides root; -1 for nobody
 
 	// Requests read live without a lock. Changes are made by one writer at a
 	// time, who holds mu, its disk write included, and publishes a new map.
-	live atomic.Pointer[map[string]*token]
-	mu   sync.Mutex
+	// Before the first one is published, there is no secret: it is locked.
+	live   atomic.Pointer[map[string]*token]
+	secret broker.Secret // written once, before live
+	mu     sync.Mutex
+	why    error                        // it is locked
+	said   atomic.Pointer[broker.Error] // likewise, in the words for who asks
 
 	used atomic.Bool // a "last used" time is not on disk yet
 }
@@ -70,17 +78,60 @@ type usage struct {
 func Memory() *Tokens {
 	secret := make([]byte, secretLength)
 	rand.Read(secret)
-	t := newTokens(broker.NewSecret(string(secret)), nil)
+	t := newTokens(nil)
+	t.secret = broker.NewSecret(string(secret))
 	t.publish(map[string]*token{})
 	return t
 }
 
 // newTokens must not be called before the process has its final uid.
-func newTokens(secret broker.Secret, s *state) *Tokens {
-	return &Tokens{secret: secret, state: s, owner: os.Getuid()}
-}
+func newTokens(s *state) *Tokens { return &Tokens{state: s, owner: os.Getuid()} }
 
 func (t *Tokens) publish(m map[string]*token) { t.live.Store(&m) }
+
+// all is empty while they are locked.
+func (t *Tokens) all() map[string]*token {
+	if m := t.live.Load(); m != nil {
+		return *m
+	}
+	return nil
+}
+
+// Locked says why no token is recognised, nil if they are: [broker.Locked], or an error
+// of the vault that names a file and what to do.
+func (t *Tokens) Locked() error {
+	if t.live.Load() != nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.why
+}
+
+// whileLocked is what is answered while they are locked, nil once they are not.
+func (t *Tokens) whileLocked() error {
+	if t.live.Load() != nil {
+		return nil
+	}
+	return t.answer()
+}
+
+func (t *Tokens) answer() *broker.Error {
+	if said := t.said.Load(); said != nil {
+		return said
+	}
+	return broker.Locked()
+}
+
+// lockedBy is what is answered because of why: more than to unlock, where that alone
+// would not mend it.
+func lockedBy(why error) *broker.Error {
+	e, ok := errors.AsType[*broker.Error](why)
+	if !ok || e.Kind == broker.KindLocked {
+		return broker.Locked()
+	}
+	return &broker.Error{Kind: broker.KindLocked, Own: true, Public: "no token is known: " + e.Public}
+}
 
 // Create makes a named token for the profiles, the first of which is the
 // default. With a uid, it is good only in the hands of that user. It lives
@@ -98,7 +149,10 @@ func (t *Tokens) Create(name string, profiles []string, uid *uint32) (Issued, er
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, other := range *t.live.Load() {
+	if err := t.whileLocked(); err != nil {
+		return Issued{}, err
+	}
+	for _, other := range t.all() {
 		switch {
 		case other.grant.Name != name:
 		case other.kind == KindFile:
@@ -119,7 +173,10 @@ func (t *Tokens) ForEnv(uid uint32, bind bool, profile string) (Issued, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, k := range *t.live.Load() {
+	if err := t.whileLocked(); err != nil {
+		return Issued{}, err
+	}
+	for _, k := range t.all() {
 		if k.kind == KindEnv && k.uid == uid && k.grant.BoundUID == bind && k.grant.Profiles[0] == profile && !k.expired() {
 			t.touch(k)
 			return t.issued(k), nil
@@ -138,11 +195,14 @@ func (t *Tokens) ForChild(uid uint32, bind bool, profile, resume string) (i Issu
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if err := t.whileLocked(); err != nil {
+		return Issued{}, nil, err
+	}
 	k := newToken(KindExec, uid, bind, profile)
 	if resume != "" {
 		id, ok := idOf(resume)
 		k.grant.ID = id
-		if !ok || subtle.ConstantTimeCompare([]byte(derive(t.secret, k)), []byte(resume)) != 1 || (*t.live.Load())[id] != nil {
+		if !ok || subtle.ConstantTimeCompare([]byte(derive(t.secret, k)), []byte(resume)) != 1 || t.all()[id] != nil {
 			return Issued{}, nil, refuse("the token to go on with is not one of this broker's for that profile, or it is in use")
 		}
 	}
@@ -155,8 +215,8 @@ func (t *Tokens) ForChild(uid uint32, bind bool, profile, resume string) (i Issu
 	return i, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if _, ok := (*t.live.Load())[i.ID]; ok {
-			m := maps.Clone(*t.live.Load())
+		if _, ok := t.all()[i.ID]; ok {
+			m := maps.Clone(t.all())
 			delete(m, i.ID)
 			t.publish(m)
 		}
@@ -174,7 +234,7 @@ func newToken(kind Kind, uid uint32, bind bool, profile string) *token {
 // add gives k an id and makes it known, on disk first. The caller holds mu.
 func (t *Tokens) add(k *token) (Issued, error) {
 	now := time.Now()
-	m := maps.Clone(*t.live.Load())
+	m := maps.Clone(t.all())
 	maps.DeleteFunc(m, func(_ string, k *token) bool { return k.expired() })
 	if len(m) >= maxTokens {
 		return Issued{}, refuse("there are %d tokens, which is the most there may be; see: stsbroker token list", len(m))
@@ -223,7 +283,7 @@ func (t *Tokens) Revoke(nameOrID string) error {
 	if k.kind == KindFile {
 		return refuse("the token of the file %q comes from the configuration; take the file out there and start the broker again", k.grant.Name)
 	}
-	m := maps.Clone(*t.live.Load())
+	m := maps.Clone(t.all())
 	delete(m, k.grant.ID)
 	t.publish(m)
 	if k.kind == KindExec {
@@ -246,7 +306,10 @@ func (t *Tokens) Value(nameOrID string) (broker.Secret, error) {
 }
 
 func (t *Tokens) find(nameOrID string) (*token, error) {
-	m := *t.live.Load()
+	if err := t.whileLocked(); err != nil {
+		return nil, err
+	}
+	m := t.all()
 	k := m[nameOrID]
 	for _, other := range m {
 		if nameOrID != "" && other.grant.Name == nameOrID && !other.replaced {
@@ -264,7 +327,7 @@ func (t *Tokens) find(nameOrID string) (*token, error) {
 // token in it now; its last use may have been of the one before.
 func (t *Tokens) List() []Info {
 	var out []Info
-	for _, k := range *t.live.Load() {
+	for _, k := range t.all() {
 		if !k.expired() && !k.replaced {
 			out = append(out, k.info())
 		}
@@ -305,7 +368,10 @@ func (t *Tokens) Run(ctx context.Context) error {
 func (t *Tokens) tidy(now time.Time) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	m := maps.Clone(*t.live.Load())
+	if t.whileLocked() != nil {
+		return nil
+	}
+	m := maps.Clone(t.all())
 	maps.DeleteFunc(m, func(_ string, k *token) bool {
 		if k.kind != KindFile && k.usedAt() > now.Unix() { // the clock was ahead then: count from now
 			t.touch(k)
@@ -316,7 +382,7 @@ func (t *Tokens) tidy(now time.Time) error {
 		}
 		return k.expired()
 	})
-	if len(m) == len(*t.live.Load()) && !t.used.Load() {
+	if len(m) == len(t.all()) && !t.used.Load() {
 		return nil
 	}
 	t.publish(m)
@@ -369,7 +435,7 @@ func (t *Tokens) Observe(e broker.Event) {
 	if e.Kind != broker.EventServed || e.Caller.Token == "" {
 		return
 	}
-	k := (*t.live.Load())[e.Caller.Token]
+	k := t.all()[e.Caller.Token]
 	if k == nil || k.kind != KindEnv {
 		return
 	}

@@ -144,7 +144,7 @@ func doorLabel(door string) string {
 func resultOf(err *broker.Error) string {
 	switch kind := orUnknown(err).Kind; kind {
 	case broker.KindUnavailable, broker.KindThrottled, broker.KindTimeout, broker.KindDenied,
-		broker.KindConfig, broker.KindLoginNeeded, broker.KindForbidden, broker.KindUnauthorized:
+		broker.KindConfig, broker.KindLoginNeeded, broker.KindForbidden, broker.KindUnauthorized, broker.KindLocked:
 		return kind.String()
 	}
 	return other

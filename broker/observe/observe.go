@@ -102,7 +102,7 @@ func (o *Observer) Observe(e broker.Event) {
 		o.metrics.mint(e, resultOK)
 		o.minted(e)
 	case broker.EventMintFailed:
-		if orUnknown(e.Err).Kind != broker.KindLoginNeeded { // nobody was called
+		if k := orUnknown(e.Err).Kind; k != broker.KindLoginNeeded && k != broker.KindLocked { // nobody was called
 			o.metrics.mint(e, resultOf(e.Err))
 		}
 		o.mintFailed(e)
@@ -111,6 +111,8 @@ func (o *Observer) Observe(e broker.Event) {
 	case broker.EventLapsed:
 		o.metrics.lapsed.Inc()
 		o.log.Debug("lease lapsed: nobody asked lately", profileField(e.Profile))
+	case broker.EventLoginSoon:
+		o.log.Info("a login will be needed", profileField(e.Profile), zap.Duration("in", e.Left.Round(time.Second)))
 	case broker.EventClockStep:
 		o.metrics.clockSteps.Inc()
 		o.log.Info("the clock jumped (a suspend, or it was set); looking at every lease again", zap.Duration("by", e.Left))
@@ -190,7 +192,7 @@ func (o *Observer) logRefused(e broker.Event) {
 	err := orUnknown(e.Err)
 	level := zapcore.DebugLevel
 	switch err.Kind {
-	case broker.KindForbidden, broker.KindUnauthorized, broker.KindConfig, broker.KindLoginNeeded:
+	case broker.KindForbidden, broker.KindUnauthorized, broker.KindConfig, broker.KindLoginNeeded, broker.KindLocked:
 		if e.Caller.Door == broker.DoorFile { // it looks again each minute, and nobody was refused
 			break
 		}

@@ -37,6 +37,10 @@ func TestMain(m *testing.M) {
 		saveForEver(os.Args[1])
 	case "full":
 		fullDisk(os.Args[1])
+	case "mint":
+		mintInChild(os.Args[1], os.Args[2])
+	case "hold":
+		holdInChild(os.Args[1])
 	}
 	os.Exit(0)
 }
@@ -144,8 +148,9 @@ func TestKilled(t *testing.T) {
 		if told == 0 {
 			t.Fatalf("the child ended: %s", stderr.Bytes())
 		}
-		s := childStoreOf(t, path)
+		s := childStoreOf(t, path) // at once: the lock went with the process
 		got := generation(s)
+		closed(t, s)
 		if got != told && got != told+1 || got <= last {
 			t.Fatalf("after kill %d: generation %d of those after %d, and %d was saved", i, got, last, told)
 		}
@@ -191,11 +196,13 @@ func TestFullDisk(t *testing.T) {
 	if !strings.HasPrefix(text, want) || strings.Count(text, "report: ") != 2 || !strings.HasSuffix(text, "report: <nil>\nold and new\n") {
 		t.Errorf("%s", text)
 	}
-	if s := childStoreOf(t, path); !has(t, s, "old") || !has(t, s, "new") {
+	s = childStoreOf(t, path)
+	if !has(t, s, "old") || !has(t, s, "new") {
 		t.Error("the new file lacks something")
 	}
+	closed(t, s)
 	entries, err := os.ReadDir(filepath.Dir(path))
-	if err != nil || len(entries) != 1 {
+	if err != nil || len(entries) != len(Files(path)) {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
 }
@@ -222,9 +229,15 @@ func fullDisk(path string) {
 			fail("standing:", unsaved, err)
 		}
 	}
-	id := s.id
-	if old, err := Peek(path, id); err != nil || len(old.m) != 1 {
-		fail("the old file:", err)
+	sets := func() int {
+		shared, err := OpenShared(path, s.id)
+		if err != nil {
+			fail(err)
+		}
+		return len(shared.file)
+	}
+	if n := sets(); n != 1 {
+		fail("the old file:", n)
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &before); err != nil {
 		fail(err)
@@ -235,23 +248,29 @@ func fullDisk(path string) {
 	if unsaved, err := s.Standing(); unsaved || err != nil {
 		fail("standing:", unsaved, err)
 	}
-	if both, err := Peek(path, id); err != nil || len(both.m) != 2 {
-		fail("the new file:", err)
+	if n := sets(); n != 2 {
+		fail("the new file:", n)
 	}
 	fmt.Println("old and new")
 }
 
 // 0600 whatever the umask is; what others may read is refused, and not moved.
 func TestModes(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "leases")
+	path, id := filepath.Join(t.TempDir(), "leases"), newIdentity(t)
 	before := syscall.Umask(0)
-	s := childStoreOf(t, path)
+	s := open(t, path, id)
 	put(t, s, "a", setOf("ONE", time.Hour))
 	closed(t, s)
-	_, aside, _, err := Open(Options{Path: path, Identity: newIdentity(t)})
+	other, aside, _, err := Open(Options{Path: path, Identity: newIdentity(t)})
 	syscall.Umask(before)
 	if err != nil {
 		t.Fatal(err)
+	}
+	closed(t, other)
+	for _, mark := range []string{lockMark, ownerMark} {
+		if info, err := os.Stat(path + mark); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%s: %v, %v", mark, info.Mode(), err)
+		}
 	}
 	if info, err := os.Stat(aside); err != nil || info.Mode() != 0o600 {
 		t.Errorf("%v, %v", info.Mode(), err)
@@ -262,7 +281,7 @@ func TestModes(t *testing.T) {
 	if err := os.Chmod(path, 0o640); err != nil { //nolint:gosec // this is what is refused
 		t.Fatal(err)
 	}
-	if _, _, _, err := Open(Options{Path: path, Identity: s.id}); err == nil || !strings.Contains(err.Error(), "sealed leases: "+path+" has mode 0640") {
+	if _, _, _, err := Open(Options{Path: path, Identity: id}); err == nil || !strings.Contains(err.Error(), "sealed leases: "+path+" has mode 0640") {
 		t.Errorf("%v", err)
 	}
 	if _, err := os.Stat(path); err != nil {

@@ -6,6 +6,9 @@
 // request, at once after a change and then at most once a second. So a crash loses
 // the mints of the last second at most, and never the file: it is the one before a
 // save or the one after it.
+//
+// A [Store] has the file for the whole life of its process. Without such a process,
+// several that come and go have it as [Shared].
 package sealedfile
 
 import (
@@ -44,24 +47,34 @@ const (
 )
 
 // Store is a [broker.LeaseStore] in a file. Whoever made one with [Open] lets Run
-// return, then calls Close. Its methods never wait for the disk, save Close.
+// return, then calls Close. Its methods never wait for the disk, save Unlock and Close.
+//
+// It is locked as long as nobody has given it the identity. Then it is a store in memory,
+// and leaves the file as it is; see [Store.Unlock].
 type Store struct {
 	path    string
-	id      seal.Identity
 	report  func(error)
-	changed chan struct{} // capacity 1; nil where nothing is written
+	changed chan struct{} // capacity 1
+	release func()        // of the locks
+	opening sync.Mutex    // of Unlock, one at a time
 
 	mu    sync.Mutex
+	id    seal.Identity // zero while it is locked
+	to    seal.Sealer   // zero as long as it always was: then nothing is written
 	m     map[broker.Key]broker.Stored
-	at    time.Time // when the file was read or written, on both clocks
+	gone  map[broker.Key]bool // deleted, before the file was read
+	at    time.Time           // when the file was read or written, on both clocks
 	dirty bool
 	err   error // of the last save
 }
 
+// ErrLocked is why nothing is saved as long as nobody has given the identity.
+var ErrLocked = errors.New("they are locked: what was minted since the start is in memory only")
+
 // Options say which file, and what opens it.
 type Options struct {
-	Path     string        // in a folder that only this user reaches, and only this process writes this file in
-	Identity seal.Identity // never the zero value
+	Path     string        // in a folder that only this user reaches
+	Identity seal.Identity // zero: locked
 	// Report is told when saves begin to fail, and with nil when they work again.
 	// While they fail, they are tried again, at least once a minute.
 	Report func(error)
@@ -78,31 +91,113 @@ type Options struct {
 // left; then only why is set.
 //
 // The error is of a file, or a folder above it, that others can reach, or that cannot
-// be read or moved at all.
+// be read or moved at all, or that another process has. For one that only shares it, and
+// so for the length of a mint, Open waits a few seconds.
+//
+// Without an identity, the store starts locked, and only the last of these is an error.
 func Open(o Options) (s *Store, aside string, why, err error) {
-	s = &Store{path: o.Path, id: o.Identity, report: o.Report, changed: make(chan struct{}, 1)}
-	raw, err := read(o.Path)
+	release, err := own(o.Path)
 	if err != nil {
 		return nil, "", nil, err
 	}
-	s.at = time.Now()
-	s.m, why = decode(raw, o.Identity, s.at)
+	s = &Store{
+		path: o.Path, report: o.Report, changed: make(chan struct{}, 1), release: release,
+		m: map[broker.Key]broker.Stored{}, gone: map[broker.Key]bool{}, at: time.Now(),
+	}
+	if o.Identity.IsZero() {
+		return s, "", nil, nil
+	}
+	if aside, why, err = s.Unlock(o.Identity); err != nil {
+		release()
+		return nil, "", nil, err
+	}
+	return s, aside, why, nil
+}
+
+// Unlock reads the file as [Open] does, with the same results, and from then on what is
+// held is saved. Of what was minted meanwhile and what the file has, the set that ends
+// later stays; what was deleted meanwhile is deleted there too. With an error the store
+// is as locked as before.
+//
+// After [Store.Lock] there is nothing to be read: all of it is in memory.
+func (s *Store) Unlock(id seal.Identity) (aside string, why, err error) {
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id.IsZero() {
+		return "", nil, errors.New("sealed leases: there is no identity")
+	}
+	if s.to.IsZero() {
+		s.mu.Unlock()
+		now := time.Now()
+		var m map[broker.Key]broker.Stored
+		m, aside, why, err = fetch(s.path, id, now)
+		s.mu.Lock()
+		if err != nil {
+			return "", nil, err
+		}
+		s.mergeLocked(m)
+		s.at = now
+	} else if !s.id.Same(id) { // or the same after a lock, which does no harm
+		s.touchLocked()
+	}
+	if s.id, s.to = id, id.Sealer(); s.dirty {
+		s.touchLocked() // Run may have looked when nothing could be written
+	}
+	return aside, why, nil
+}
+
+// mergeLocked takes what the file has, now that it can be read.
+func (s *Store) mergeLocked(m map[broker.Key]broker.Stored) {
+	for k, st := range m {
+		if s.gone[k] {
+			s.touchLocked()
+		} else if old, ok := s.m[k]; !ok || ends(old).Before(ends(st)) {
+			s.m[k] = st
+		}
+	}
+	s.gone = nil
+}
+
+// Lock makes the store forget the identity. What it holds stays, and is saved: for that
+// the identity is not needed.
+func (s *Store) Lock() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.id = seal.Identity{}
+}
+
+// Locked reports whether the store waits for an identity: from the start on, or since Lock.
+func (s *Store) Locked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.id.IsZero()
+}
+
+// fetch returns what the file at path has, and moves it aside where it cannot be used.
+func fetch(path string, id seal.Identity, now time.Time) (m map[broker.Key]broker.Stored, aside string, why, err error) {
+	raw, err := read(path)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	m, why = decode(raw, id, now)
 	if errors.Is(why, errFuture) {
-		return s, "", why, nil
+		return m, "", why, nil
 	}
 	var from string
 	if raw == nil || why != nil { // the identity may be back, whose file another one's start had moved aside
-		if m, path := s.earlier(); path != "" {
-			s.m, from = m, path
+		if older, path := earlier(path, id, now); path != "" {
+			m, from = older, path
 		}
 	}
 	if why != nil {
-		if aside, err = moveAside(o.Path, s.at); err != nil {
+		if aside, err = moveAside(path, now); err != nil {
 			return nil, "", nil, err
 		}
 	}
 	if from != "" { // it takes its place again, and is no earlier one of a later file
-		if err := os.Rename(from, o.Path); err != nil {
+		if err := os.Rename(from, path); err != nil {
 			return nil, "", nil, fmt.Errorf("sealed leases: %w", err)
 		}
 		back := fmt.Errorf("%s, which had been moved aside, is opened by this identity and used again", filepath.Base(from))
@@ -112,16 +207,16 @@ func Open(o Options) (s *Store, aside string, why, err error) {
 			why = fmt.Errorf("%w; %w", why, back)
 		}
 	}
-	prune(o.Path)
-	return s, aside, why, nil
+	prune(path)
+	return m, aside, why, nil
 }
 
 // earlier returns what a file that was moved aside holds, if the identity opens it, and
 // which that is: the newest of them.
-func (s *Store) earlier() (m map[broker.Key]broker.Stored, from string) {
-	for _, path := range asides(s.path) {
+func earlier(path string, id seal.Identity, now time.Time) (m map[broker.Key]broker.Stored, from string) {
+	for _, path := range asides(path) {
 		if raw, err := read(path); err == nil && raw != nil {
-			if m, err := decode(raw, s.id, s.at); err == nil {
+			if m, err := decode(raw, id, now); err == nil {
 				return m, path
 			}
 		}
@@ -133,21 +228,6 @@ func (s *Store) earlier() (m map[broker.Key]broker.Stored, from string) {
 func Readable(path string) error {
 	_, err := read(path)
 	return err
-}
-
-// Peek is for a process that may not write the file, because another one may be
-// doing so: it reads what is there now and keeps what it is given for itself.
-// Nothing is moved; the error says what is wrong with the file.
-func Peek(path string, id seal.Identity) (*Store, error) {
-	raw, err := read(path)
-	if err != nil {
-		return nil, err
-	}
-	m, err := decode(raw, id, time.Now())
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return &Store{path: path, id: id, m: m}, nil
 }
 
 // Load implements [broker.LeaseStore].
@@ -176,6 +256,9 @@ func (s *Store) PutIfNewer(_ context.Context, k broker.Key, c broker.Stored) err
 func (s *Store) Delete(_ context.Context, k broker.Key) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.gone != nil {
+		s.gone[k] = true
+	}
 	if _, ok := s.m[k]; ok {
 		delete(s.m, k)
 		s.touchLocked()
@@ -228,13 +311,14 @@ func (s *Store) Run(ctx context.Context) error {
 func (s *Store) lookAtClock(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if step := now.Round(0).Sub(s.at.Round(0)) - now.Sub(s.at); s.changed != nil && len(s.m) > 0 && step.Abs() > tolerance {
+	if step := now.Round(0).Sub(s.at.Round(0)) - now.Sub(s.at); len(s.m) > 0 && step.Abs() > tolerance {
 		s.touchLocked()
 	}
 }
 
-// Close saves what Run has not.
+// Close saves what Run has not, if it ever was unlocked, and lets others have the file.
 func (s *Store) Close() error {
+	defer s.release()
 	s.lookAtClock(time.Now())
 	if err := s.save(); err != nil {
 		return fmt.Errorf("leases are not saved: %w", err)
@@ -242,37 +326,41 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// Standing reports whether something waits to be saved, and why the last save failed.
+// Standing reports whether something waits to be saved, and why it does: [ErrLocked], or
+// what the last save failed of.
 func (s *Store) Standing() (unsaved bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.to.IsZero() {
+		return s.dirty, ErrLocked
+	}
 	return s.dirty, s.err
 }
 
 // save writes the file if something changed. It is not called twice at a time.
 func (s *Store) save() error {
 	s.mu.Lock()
-	if !s.dirty || s.changed == nil {
+	if !s.dirty {
 		s.mu.Unlock()
 		return nil
 	}
 	now := time.Now()
-	s.at = now
-	c := content{Version: version, Saved: now.UTC()}
 	for k, st := range s.m {
 		if ends(st).Before(now) {
 			delete(s.m, k)
-			continue
-		}
-		if !st.Local && len(c.Leases) < most && st.Expires.UTC().Year() <= 9999 { // JSON has no later one
-			c.Leases = append(c.Leases, entryOf(k, st, now))
 		}
 	}
+	if s.to.IsZero() {
+		s.mu.Unlock()
+		return nil
+	}
+	s.at = now
+	c, to := contentOf(s.m, now), s.to
 	s.dirty = false
 	failed := s.err != nil
 	s.mu.Unlock()
 
-	err := s.write(c)
+	err := write(s.path, to, c)
 
 	s.mu.Lock()
 	if s.err = err; err != nil {
@@ -285,19 +373,30 @@ func (s *Store) save() error {
 	return err
 }
 
-func (s *Store) write(c content) error {
+// contentOf is what of m is written: what another process has a use for.
+func contentOf(m map[broker.Key]broker.Stored, now time.Time) content {
+	c := content{Version: version, Saved: now.UTC()}
+	for k, st := range m {
+		if !st.Local && len(c.Leases) < most && st.Expires.UTC().Year() <= 9999 { // JSON has no later one
+			c.Leases = append(c.Leases, entryOf(k, st, now))
+		}
+	}
+	return c
+}
+
+func write(path string, to seal.Sealer, c content) error {
 	plain, err := json.Marshal(c)
 	if err != nil {
 		return err
 	}
-	sealed, err := s.id.Seal(plain)
+	sealed, err := to.Seal(plain)
 	if err != nil {
 		return err
 	}
 	if len(sealed) > limit {
 		return fmt.Errorf("they are %d bytes, and more than %d would not be read again", len(sealed), limit)
 	}
-	return securefile.Write(s.path, sealed)
+	return securefile.Write(path, sealed)
 }
 
 // read returns nil where there is no file.

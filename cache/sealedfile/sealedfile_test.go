@@ -60,6 +60,20 @@ func open(t *testing.T, path string, id seal.Identity) *Store {
 	return s
 }
 
+// onDisk is what the file has now, as a store that has nothing to do with it.
+func onDisk(t *testing.T, path string, id seal.Identity) *Store {
+	t.Helper()
+	raw, err := read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := decode(raw, id, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Store{m: m}
+}
+
 func keyOf(name string) broker.Key { return broker.Key{Digest: broker.DigestOf("test", name)} }
 
 func setOf(id string, life time.Duration) broker.Stored {
@@ -152,7 +166,7 @@ func TestAllOfASet(t *testing.T) {
 	in.Region, in.Note, in.SecretAccessKey = "eu-central-1", "<&\u2028>\"", broker.NewSecret("\xff\x00/+=")
 	put(t, s, "a", in)
 	closed(t, s)
-	out, err := open(t, path, id).Load(t.Context(), keyOf("a"))
+	out, err := onDisk(t, path, id).Load(t.Context(), keyOf("a"))
 	if err != nil || out.Region != in.Region || out.Note != in.Note || out.SecretAccessKey.Reveal() != in.SecretAccessKey.Reveal() {
 		t.Errorf("%+v, %v", out, err)
 	}
@@ -203,7 +217,7 @@ func TestCoalesced(t *testing.T) {
 		time.Sleep(time.Minute)
 		put(t, s, "at once", setOf("ONE", time.Hour))
 		synctest.Wait()
-		if !has(t, open(t, path, id), "at once") {
+		if !has(t, onDisk(t, path, id), "at once") {
 			t.Error("a change after a quiet minute waits")
 		}
 		put(t, s, "at the end", setOf("ONE", time.Hour))
@@ -211,11 +225,11 @@ func TestCoalesced(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if has(t, open(t, path, id), "at the end") {
+		if has(t, onDisk(t, path, id), "at the end") {
 			t.Error("Run saved twice within a second")
 		}
 		closed(t, s)
-		if !has(t, open(t, path, id), "at the end") {
+		if !has(t, onDisk(t, path, id), "at the end") {
 			t.Error("Close saved nothing")
 		}
 	})
@@ -229,25 +243,25 @@ func TestTheExpiredAreDropped(t *testing.T) {
 		put(t, s, "long", setOf("LONG", 12*time.Hour))
 		closed(t, s)
 		time.Sleep(2 * time.Hour)
-		if again := open(t, path, id); has(t, again, "short") || !has(t, again, "long") {
+		if again := onDisk(t, path, id); has(t, again, "short") || !has(t, again, "long") {
 			t.Error("what expired is read, or what has not is not")
 		}
 		put(t, s, "new", setOf("NEW", time.Hour))
 		closed(t, s)
-		if n := len(contentOf(t, path, id).Leases); n != 2 {
+		if n := len(readContent(t, path, id).Leases); n != 2 {
 			t.Errorf("%d sets in the file, want 2", n)
 		}
 		if err := s.Delete(t.Context(), keyOf("new")); err != nil {
 			t.Fatal(err)
 		}
 		closed(t, s)
-		if n := len(contentOf(t, path, id).Leases); n != 1 {
+		if n := len(readContent(t, path, id).Leases); n != 1 {
 			t.Errorf("%d sets in the file after a deletion, want 1", n)
 		}
 	})
 }
 
-func contentOf(t *testing.T, path string, id seal.Identity) (c content) {
+func readContent(t *testing.T, path string, id seal.Identity) (c content) {
 	t.Helper()
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -273,7 +287,7 @@ func TestNoMoreThanABrokerHas(t *testing.T) {
 	never.Expires = time.Date(9999, 12, 31, 23, 59, 0, 0, time.FixedZone("", -3600)) // JSON has no such year in UTC
 	put(t, s, "never", never)
 	closed(t, s)
-	again := open(t, path, id)
+	again := onDisk(t, path, id)
 	if n := len(again.m); n != most || has(t, again, "never") {
 		t.Errorf("%d sets", n)
 	}
@@ -308,18 +322,19 @@ func TestClocks(t *testing.T) {
 
 	// A file of a later time stays, for when the clock is right again.
 	future := content{Version: version, Saved: now.Add(time.Hour)}
-	if err := s.write(future); err != nil {
+	if err := write(path, id.Sealer(), future); err != nil {
 		t.Fatal(err)
 	}
-	_, aside, why, err := Open(Options{Path: path, Identity: id})
+	s, aside, why, err := Open(Options{Path: path, Identity: id})
 	if aside != "" || !errors.Is(why, errFuture) || err != nil {
-		t.Errorf("%q, %v, %v", aside, why, err)
+		t.Fatalf("%q, %v, %v", aside, why, err)
 	}
-	if got := contentOf(t, path, id); !got.Saved.Equal(future.Saved) {
+	closed(t, s)
+	if got := readContent(t, path, id); !got.Saved.Equal(future.Saved) {
 		t.Error("the file was changed")
 	}
-	if _, err := Peek(path, id); !errors.Is(err, errFuture) {
-		t.Errorf("Peek: %v", err)
+	if _, err := OpenShared(path, id); !errors.Is(err, errFuture) {
+		t.Errorf("shared: %v", err)
 	}
 }
 
@@ -393,7 +408,7 @@ func TestSavesThatFail(t *testing.T) {
 			t.Error(err)
 		}
 		closed(t, s)
-		if !has(t, open(t, path, id), "a") {
+		if !has(t, onDisk(t, path, id), "a") {
 			t.Error("not saved")
 		}
 	})
@@ -437,7 +452,7 @@ func TestEveryByte(t *testing.T) {
 			}
 			put(t, s, "c", setOf("THREE", time.Hour))
 			closed(t, s)
-			if !has(t, open(t, path, id), "c") {
+			if !has(t, onDisk(t, path, id), "c") {
 				t.Errorf("%s: nothing is saved after a damaged file", name)
 			}
 		}
@@ -460,14 +475,14 @@ func TestMovedAside(t *testing.T) {
 		}
 	})
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 3 {
+	if err != nil || len(entries) != 5 { // the file, two, and two locks
 		t.Errorf("%v, %v", entries, err)
 	}
-	if _, err := Peek(path, id); err == nil || !strings.Contains(err.Error(), path+": it was sealed for another identity") {
-		t.Errorf("Peek: %v", err)
+	if _, err := OpenShared(path, id); err == nil || !strings.Contains(err.Error(), path+": it was sealed for another identity") {
+		t.Errorf("shared: %v", err)
 	}
-	if after, err := os.ReadDir(dir); err != nil || len(after) != 3 {
-		t.Errorf("Peek moved something: %v, %v", after, err)
+	if after, err := os.ReadDir(dir); err != nil || len(after) != 5 {
+		t.Errorf("a shared one moved something: %v, %v", after, err)
 	}
 }
 
@@ -491,7 +506,7 @@ func TestIdentityComesBack(t *testing.T) {
 		t.Fatalf("%q, %v, %v: a %v", aside, why, err, has(t, s, "a"))
 	}
 	closed(t, s)
-	if s := open(t, path, mine); !has(t, s, "a") {
+	if !has(t, onDisk(t, path, mine), "a") {
 		t.Error("it is not in its place again")
 	}
 
@@ -512,9 +527,11 @@ func TestIdentityComesBack(t *testing.T) {
 	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if s := func() *Store { s, _, _, _ := Open(Options{Path: path, Identity: mine}); return s }(); s == nil || has(t, s, "a") {
-		t.Error("what was deleted is there again")
+	s, aside, why, err = Open(Options{Path: path, Identity: mine})
+	if err != nil || aside == "" || why == nil || has(t, s, "a") {
+		t.Errorf("what was deleted is there again: %q, %v, %v", aside, why, err)
 	}
+	closed(t, s)
 }
 
 // What means nothing elsewhere is held, and not written.
@@ -529,7 +546,7 @@ func TestLocalSets(t *testing.T) {
 		t.Error("it is not held")
 	}
 	closed(t, s)
-	if s := open(t, path, id); has(t, s, "a") || !has(t, s, "b") {
+	if s := onDisk(t, path, id); has(t, s, "a") || !has(t, s, "b") {
 		t.Error("the local set is written, or the other is not")
 	}
 }
@@ -597,34 +614,6 @@ func TestWhatWasSealed(t *testing.T) {
 	}
 }
 
-// Peek reads, and never writes.
-func TestPeek(t *testing.T) {
-	dir, id := t.TempDir(), newIdentity(t)
-	path := filepath.Join(dir, "leases")
-	if s, err := Peek(path, id); err != nil || len(s.m) != 0 {
-		t.Errorf("of nothing: %v", err)
-	}
-	s := open(t, path, id)
-	put(t, s, "a", setOf("ONE", time.Hour))
-	closed(t, s)
-	before, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := Peek(path, id)
-	if err != nil || !has(t, p, "a") {
-		t.Fatalf("%v", err)
-	}
-	put(t, p, "b", setOf("TWO", time.Hour))
-	if !has(t, p, "b") {
-		t.Error("it does not keep what it is given")
-	}
-	closed(t, p)
-	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
-		t.Errorf("the file was written: %v", err)
-	}
-}
-
 // No byte of a secret is in the folder, however it is written.
 func TestNothingPlainOnDisk(t *testing.T) {
 	const canary = `canary/secret+of "a" set=`
@@ -635,11 +624,13 @@ func TestNothingPlainOnDisk(t *testing.T) {
 	c.SecretAccessKey, c.SessionToken, c.RoleARN = broker.NewSecret(canary), broker.NewSecret(canary+canary), "arn:aws:iam::123456789012:role/canary"
 	put(t, s, "a", c)
 	closed(t, s)
-	if _, aside, _, err := Open(Options{Path: path, Identity: newIdentity(t)}); err != nil || aside == "" {
+	another := newIdentity(t)
+	other, aside, _, err := Open(Options{Path: path, Identity: another})
+	if err != nil || aside == "" {
 		t.Fatal(aside, err)
 	}
-	put(t, s, "b", c)
-	closed(t, s)
+	put(t, other, "b", c)
+	closed(t, other)
 	escaped, err := json.Marshal(canary)
 	if err != nil {
 		t.Fatal(err)
@@ -650,7 +641,7 @@ func TestNothingPlainOnDisk(t *testing.T) {
 		forms = append(forms, e[4:len(e)-4])
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 2 {
+	if err != nil || len(entries) != 4 { // the file, one aside, and two locks
 		t.Fatal(entries, err)
 	}
 	for _, e := range entries {
@@ -665,7 +656,7 @@ func TestNothingPlainOnDisk(t *testing.T) {
 		}
 	}
 	// The same search finds them in what was sealed.
-	plain, err := json.Marshal(contentOf(t, path, id))
+	plain, err := json.Marshal(readContent(t, path, another))
 	if err != nil {
 		t.Fatal(err)
 	}

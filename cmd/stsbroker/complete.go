@@ -61,7 +61,7 @@ func served(p control.Profile) string {
 
 // waits is for login: those that a person's code is for.
 func waits(p control.Profile) string {
-	if p.MFA == "" {
+	if p.MFA == "" && p.SignIn == "" {
 		return ""
 	}
 	return p.Name
@@ -74,4 +74,36 @@ func keyOf(p control.Profile) string {
 		return ""
 	}
 	return strings.TrimPrefix(name, custody.ProfileKey(""))
+}
+
+// completeKeys completes the first argument with the names of keys.
+func completeKeys(g *globals) cobra.CompletionFunc {
+	return completeKey(g, func(control.KeyInfo) bool { return true })
+}
+
+// completeKept is for what only keys in our own custody can have done to them.
+func completeKept(g *globals) cobra.CompletionFunc {
+	return completeKey(g, func(k control.KeyInfo) bool { return k.Custody == custodySealed || k.Custody == custodyKeyring })
+}
+
+func completeKey(g *globals, which func(control.KeyInfo) bool) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		c, err := connect(cmd.Context(), g)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		keys, err := c.Keys(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		for _, k := range keys {
+			if which(k) {
+				names = append(names, k.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
 }

@@ -30,6 +30,7 @@ type Config struct {
 	Profiles    []ProfileConfig   // in the order of the document
 	TokenFiles  []TokenFileConfig // likewise
 	Files       []FileConfig      // likewise
+	NotifyOff   bool              // no desktop notification when a login is needed
 
 	sources []ref // sources that are no profile of this document
 }
@@ -68,15 +69,18 @@ type EndpointConfig struct {
 
 // Custodies, as they appear in the document.
 const (
-	custodyFile = "file" // the section of the AWS credentials file that has the key's name
-	custodyEnv  = "env"  // AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of serve
+	custodySealed  = "sealed"  // the file keys of the state folder, which the identity opens
+	custodyKeyring = "keyring" // the operating system's
+	custodySystemd = "systemd" // the credential of the key's name that systemd gives the unit
+	custodyFile    = "file"    // the section of the AWS credentials file that has the key's name
+	custodyEnv     = "env"     // AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of serve
 )
 
 // KeyConfig is a long-term credential.
 type KeyConfig struct {
 	Name     string
 	Line     int
-	Custody  string // custodyFile or custodyEnv
+	Custody  string // custodySealed, custodyKeyring, …
 	RootUser bool   // of an account's root user, who gets an hour at most and no role
 }
 
@@ -119,7 +123,14 @@ func (p ProfileConfig) life() time.Duration {
 // MFAConfig is the device whose code a mint needs; zero for none.
 type MFAConfig struct {
 	Serial  string   // of a hardware device, or the ARN of a virtual one
-	Process []string // a command that prints the code; empty when a person gives it
+	Process []string // a command that prints the code; empty when a person gives it, or Seed does
+	Seed    *SeedConfig
+}
+
+// SeedConfig is the seed of a virtual MFA device, which codes are made from.
+type SeedConfig struct {
+	File         string // absolute; an age file
+	IdentityFile string // absolute: of the identity that opens it, which is not the one that opens the key
 }
 
 // InputConfig is where a token or an assertion is read from, again at every

@@ -53,6 +53,11 @@ func (r *configReader) config(c *Config, root *yaml.Node) {
 		"profiles":     func(n *yaml.Node, p string) { r.profiles(&c.Profiles, n, p) },
 		"token_files":  func(n *yaml.Node, p string) { r.tokenFiles(&c.TokenFiles, n, p) },
 		"files":        func(n *yaml.Node, p string) { r.files(&c.Files, n, p) },
+		"notify": func(n *yaml.Node, p string) {
+			notify := true
+			r.flag(&notify)(n, p)
+			c.NotifyOff = !notify
+		},
 	}, "access", "audit")
 }
 
@@ -375,13 +380,29 @@ func (r *configReader) mfa(to *MFAConfig) fields {
 				r.command(&to.Process)(n, p)
 			}
 		},
+		"mfa_seed": func(n *yaml.Node, p string) {
+			var c SeedConfig
+			seen, clean := r.mapping(n, p, fields{
+				"file":          r.text(&c.File, checkAbsolute),
+				"identity_file": r.text(&c.IdentityFile, checkAbsolute),
+			})
+			r.need(seen, clean, n, p, "file", "identity_file")
+			to.Seed = &c
+		},
 	}
 }
 
 // needSerial is quiet where the mapping had a fault since there were so many: it
 // may be the serial's.
 func (r *configReader) needSerial(seen map[string]*yaml.Node, faults int, p string, c MFAConfig) {
-	if len(c.Process) > 0 && c.Serial == "" && r.faults == faults {
+	switch {
+	case r.faults != faults:
+	case len(c.Process) > 0 && c.Seed != nil:
+		r.fail(seen["mfa_seed"], join(p, "mfa_seed"), "mfa_process and mfa_seed; give one")
+	case c.Serial != "":
+	case c.Seed != nil:
+		r.fail(seen["mfa_seed"], join(p, "mfa_seed"), "codes without a device; give mfa_serial too")
+	case len(c.Process) > 0:
 		r.fail(seen["mfa_process"], join(p, "mfa_process"), "a code without a device; give mfa_serial too")
 	}
 }

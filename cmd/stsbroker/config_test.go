@@ -255,7 +255,11 @@ func TestEveryFieldIsParsedSomewhere(t *testing.T) {
 	if len(findings) > 0 {
 		t.Fatal(findings)
 	}
-	other, findings := parseConfig("x.yaml", []byte("listen: { control: /run/x }\nsts: { regional_endpoints: legacy }"))
+	other, findings := parseConfig("x.yaml", []byte(`listen: { control: /run/x }
+sts: { regional_endpoints: legacy }
+notify: false
+keys: { work: { custody: sealed } }
+profiles: { base: { session: { key: work, mfa_serial: "arn:aws:iam::123456789012:mfa/me", mfa_seed: { file: /stick/seed.age, identity_file: /stick/identity } } } }`))
 	if len(findings) > 0 {
 		t.Fatal(findings)
 	}
@@ -287,6 +291,15 @@ func TestConfigOfWholeDocuments(t *testing.T) {
 		return strings.TrimSuffix(b.String(), ", ")
 	}
 	for _, tc := range []struct{ text, want string }{
+		{key + `profiles: { a: { session: { key: work, mfa_serial: GAHT12345678, mfa_seed: { file: /s, identity_file: /i } } } }`, ""},
+		{key + `profiles: { a: { session: { key: work, mfa_serial: GAHT12345678, mfa_seed: { file: s, identity_file: /i } } } }`, "profiles.a.session.mfa_seed.file: "},
+		{key + `profiles: { a: { session: { key: work, mfa_serial: GAHT12345678, mfa_seed: { file: /s } } } }`, "identity_file is missing"},
+		{key + `profiles: { a: { session: { key: work, mfa_seed: { file: /s, identity_file: /i } } } }`, "profiles.a.session.mfa_seed: codes without a device; give mfa_serial too"},
+		{
+			key + `profiles: { a: { session: { key: work, mfa_serial: GAHT12345678, mfa_process: [code], mfa_seed: { file: /s, identity_file: /i } } } }`,
+			"profiles.a.session.mfa_seed: mfa_process and mfa_seed; give one",
+		},
+		{"notify: maybe", "notify: "},
 		{"sts: { region: eu-west-1, fallback_regions: [eu-central-1, us-east-1] }", ""},
 		{"sts: { fallback_regions: [cn-north-1, cn-northwest-1] }", ""},
 		{"sts: { fallback_regions: [] }", ""},

@@ -129,13 +129,11 @@ func checkKeyName(s string) error {
 }
 
 func checkCustody(s string) error {
-	switch s {
-	case custodyFile, custodyEnv:
+	all := []string{custodySealed, custodyKeyring, custodySystemd, custodyFile, custodyEnv}
+	if slices.Contains(all, s) {
 		return nil
-	case "sealed", "keyring", "systemd":
-		return fmt.Errorf("%s is known, but not supported by this version; file and env are", s)
 	}
-	return fmt.Errorf("%q is no custody: file or env%s", s, didYouMean(s, []string{custodyFile, custodyEnv}))
+	return fmt.Errorf("%q is no custody: %s%s", s, strings.Join(all, ", "), didYouMean(s, all))
 }
 
 // arnOf checks an ARN of one kind. what it is to be, and an example, are for who

@@ -14,11 +14,29 @@ import (
 // embedded runs f with a broker of its own, which ends when f does and leaves
 // nothing behind.
 func embedded(ctx context.Context, g *globals, f func(context.Context, control.Service) error) error {
+	return embeddedApp(ctx, g, settings{imds: g.imds}, f)
+}
+
+// withState runs f with a running broker, or with an embedded one that works on the
+// state folder, under its lock.
+func withState(ctx context.Context, g *globals, f func(context.Context, control.Service) error) error {
+	c, err := connect(ctx, g)
+	if none := (errNoDaemon{}); errors.As(err, &none) && g.socket == "" {
+		return embeddedApp(ctx, g, settings{keeps: true}, f)
+	}
+	if err != nil {
+		return err
+	}
+	return f(ctx, c)
+}
+
+func embeddedApp(ctx context.Context, g *globals, s settings, f func(context.Context, control.Service) error) error {
 	p, err := findPlace(g, false)
 	if err != nil {
 		return err
 	}
-	a, findings, err := newApp(settings{place: p, log: zap.NewNop(), embedded: true, imds: g.imds})
+	s.place, s.log, s.embedded = p, zap.NewNop(), true
+	a, findings, err := newApp(s)
 	if err != nil {
 		return cmp.Or(firstError(findings), err)
 	}

@@ -87,10 +87,8 @@ const tokenCheck = time.Minute
 // have their paths.
 func (a *app) keepTokenFiles() error {
 	a.ending = append(a.ending, func() error { return os.RemoveAll(a.tokenFolder()) })
-	for _, issued := range a.tokens.EnvFiles() {
-		if err := a.writeEnvToken(issued); err != nil {
-			return err
-		}
+	if err := a.writeEnvTokens(); err != nil {
+		return err
 	}
 	if err := a.sweepTokenFiles(); err != nil {
 		return err
@@ -104,6 +102,24 @@ func (a *app) keepTokenFiles() error {
 		a.ending = append(a.ending, k.remove)
 	}
 	return nil
+}
+
+func (a *app) writeEnvTokens() error {
+	for _, issued := range a.tokens.EnvFiles() {
+		if err := a.writeEnvToken(issued); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeTokenFiles brings them all up to date, when tokens have become known.
+func (a *app) writeTokenFiles() error {
+	err := a.writeEnvTokens()
+	for _, f := range a.cfg.TokenFiles {
+		err = errors.Join(err, tokenFile{app: a, TokenFileConfig: f, path: a.tokenFile(f)}.write())
+	}
+	return err
 }
 
 // sweepTokenFiles removes what a broker that was killed left in the default folder for
@@ -184,6 +200,9 @@ func (k tokenFile) problem() string {
 	case err != nil:
 		return err.Error()
 	case held == "":
+		if k.tokens.Locked() != nil {
+			return "it is written when custody is unlocked: run stsbroker unlock"
+		}
 		return "it is missing, and is written again within a minute"
 	}
 	return ""
@@ -193,7 +212,10 @@ func (k tokenFile) problem() string {
 // end: several SDKs take one for part of the token (wire contract, line 5).
 func (k tokenFile) write() error {
 	value, _, err := k.tokens.Rotate(k.Name, k.Profiles, k.UID, time.Now())
-	if err != nil {
+	switch {
+	case k.tokens.Locked() != nil: // there is none to write; the unlock writes it
+		return nil
+	case err != nil:
 		return err
 	}
 	held, err := k.held()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/broker/custody/keyring"
+	"github.com/stsbroker/stsbroker/broker/vault"
 	"github.com/stsbroker/stsbroker/cache"
 	"github.com/stsbroker/stsbroker/cache/sealedfile"
 	"github.com/stsbroker/stsbroker/internal/control"
@@ -27,49 +30,120 @@ const (
 	systemdIdentity = "stsbroker-identity"
 )
 
+// How an identity is come by.
+const (
+	howFile       = "file"
+	howSystemd    = "systemd"
+	howKeyring    = "keyring"
+	howPassphrase = "passphrase"
+	howPlugin     = "plugin"
+)
+
 // identity is what opens sealed state, and where it was found. The zero value is none.
 type identity struct {
 	seal.Identity
 	path string
 	from string // who named it, in words
+	how  string // howFile, …; "" for none
 	made bool   // just now
+
+	// locked is that there is one, and a person has to open it: with stsbroker unlock,
+	// which is given wrapped and plugin for that.
+	locked  bool
+	wrapped []byte
+	plugin  string
+	problem string // why it is locked, in one line
 }
 
-// findIdentity reads the identity that the environment names: a file, else a
-// systemd credential. A file that is named and missing is made, if mayMake; else
-// there is none yet. With an error the identity has path and from, and opens nothing.
+// findIdentity looks for the identity: in the file that the environment names, as a
+// systemd credential, and where the state folder says. A file that is named and missing
+// is made, if mayMake; else there is none yet. With an error the identity has path and
+// from, and opens nothing. Nobody is asked for anything, and no program is run.
 func (p place) findIdentity(mayMake bool) (identity, error) {
 	if named := p.getenv(varIdentityFile); named != "" {
-		id := identity{path: named, from: varIdentityFile}
-		path := filepath.Clean(named)
-		switch {
-		case !filepath.IsAbs(named): // a ~ that no shell expanded, and a folder that is another one each time
-			return id, fmt.Errorf("%s is not an absolute path; write it from / on", oneLine(named))
-		case slices.Contains(p.ownFiles(ListenConfig{}), path):
-			return id, fmt.Errorf("%s is a file of stsbroker's own; give the identity a path of its own", path)
-		}
-		raw, err := securefile.Read(path, seal.IdentityLimit)
-		if errors.Is(err, fs.ErrNotExist) {
-			if !mayMake {
-				return identity{}, nil
-			}
-			if err := makeIdentity(path); err != nil {
-				return id, fmt.Errorf("%w; a file that age-keygen makes will do as well", err)
-			}
-			id.made = true
-			raw, err = securefile.Read(path, seal.IdentityLimit)
-		}
-		return id.parse(raw, err)
+		return p.namedIdentity(named, mayMake)
 	}
-	if p.credentials == "" {
-		return identity{}, nil
+	if p.credentials != "" {
+		id := identity{path: filepath.Join(p.credentials, systemdIdentity), from: "the systemd credential " + systemdIdentity, how: howSystemd}
+		raw, err := securefile.ReadCredential(id.path, seal.IdentityLimit)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return id.parse(raw, err)
+		}
 	}
-	id := identity{path: filepath.Join(p.credentials, systemdIdentity), from: "the systemd credential " + systemdIdentity}
-	raw, err := securefile.ReadCredential(id.path, seal.IdentityLimit)
+	return p.stateIdentity()
+}
+
+func (p place) namedIdentity(named string, mayMake bool) (identity, error) {
+	id := identity{path: named, from: varIdentityFile, how: howFile}
+	path := filepath.Clean(named)
+	switch {
+	case !filepath.IsAbs(named): // a ~ that no shell expanded, and a folder that is another one each time
+		return id, fmt.Errorf("%s is not an absolute path; write it from / on", oneLine(named))
+	case slices.Contains(p.ownFiles(ListenConfig{}), path):
+		return id, fmt.Errorf("%s is a file of stsbroker's own; give the identity a path of its own", path)
+	}
+	raw, err := securefile.Read(path, seal.IdentityLimit)
 	if errors.Is(err, fs.ErrNotExist) {
-		return identity{}, nil
+		if !mayMake {
+			return identity{}, nil
+		}
+		if err := makeIdentity(path); err != nil {
+			return id, fmt.Errorf("%w; a file that age-keygen makes will do as well", err)
+		}
+		id.made = true
+		raw, err = securefile.Read(path, seal.IdentityLimit)
 	}
-	return id.parse(raw, err)
+	if err != nil {
+		return id, err
+	}
+	switch seal.KindOfIdentity(raw) {
+	case seal.PluginIdentity: // it opens the identity proper, which rests in the state folder
+		id.how, id.locked, id.plugin = howPlugin, true, string(raw)
+		id.problem = "an age plugin opens it"
+		id.wrapped, err = securefile.Read(p.wrappedIdentity(), seal.IdentityLimit)
+		if errors.Is(err, fs.ErrNotExist) {
+			id.problem, err = "the identity that the age plugin is to open is not made yet; stsbroker unlock makes it", nil
+		}
+		return id, err
+	case seal.Plugin:
+		id.how, id.locked, id.wrapped, id.problem = howPlugin, true, raw, "an age plugin opens it"
+		return id, nil
+	case seal.Passphrase:
+		id.how, id.locked, id.wrapped, id.problem = howPassphrase, true, raw, "a passphrase opens it"
+		return id, nil
+	default:
+		return id.parse(raw, nil)
+	}
+}
+
+// stateIdentity is the one that unlock made: sealed with a passphrase, or in the OS keyring.
+func (p place) stateIdentity() (identity, error) {
+	id := identity{path: p.wrappedIdentity(), from: "the state folder"}
+	raw, err := securefile.Read(id.path, seal.IdentityLimit)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return identity{}, nil
+	case err != nil:
+		return id, err
+	}
+	switch seal.KindOfIdentity(raw) {
+	case seal.Passphrase:
+		id.how, id.locked, id.wrapped, id.problem = howPassphrase, true, raw, "a passphrase opens it"
+		return id, nil
+	case seal.Keyring:
+		id.how, id.path, id.from = howKeyring, "the OS keyring", "stsbroker unlock"
+		text, err := keyring.New(p.getenv).Identity(context.Background())
+		if err != nil {
+			id.locked, id.problem = true, explain(err).Message
+			return id, nil
+		}
+		return id.parse(text, nil)
+	case seal.Plugin:
+		id.how, id.locked, id.wrapped, id.problem = howPlugin, true, raw, "an age plugin opens it"
+		return id, nil
+	default:
+		return id, fmt.Errorf("%s is damaged: it is what stsbroker unlock made, and nothing else may be there; restore it from a backup", id.path)
+	}
 }
 
 func (id identity) parse(raw []byte, err error) (identity, error) {
@@ -107,45 +181,53 @@ func makeIdentity(path string) error {
 // leasesFile is where leases outlive the broker, where there is an identity.
 func (p place) leasesFile() string { return filepath.Join(p.state, "leases") }
 
-// leaseStore is where leases rest: sealed in the state folder where there is an
-// identity, else in memory. An embedded broker, beside which a daemon may run, reads
-// the file and leaves it as it is; what is wrong with it is the daemon's to say.
-// The state folder's lock is held by whoever is not embedded.
-func (a *app) leaseStore(embedded bool) (broker.LeaseStore, error) {
-	id, err := a.findIdentity(!embedded)
-	if embedded {
-		if err == nil && !id.IsZero() {
-			if s, err := sealedfile.Peek(a.leasesFile(), id.Identity); err == nil {
+// leaseStore is where leases rest: in the state folder, sealed, as long as there is an
+// identity for that, and else in memory until there is one. A process beside which a
+// daemon may run shares the file where it can, and what is wrong with it is the
+// daemon's to say. The state folder's lock is held by all others.
+func (a *app) leaseStore(writes bool) (broker.LeaseStore, error) {
+	if !writes {
+		if a.vault.State() == vault.Open {
+			if s, err := sealedfile.OpenShared(a.leasesFile(), a.identity.Identity); err == nil {
 				return s, nil
 			}
 		}
 		return cache.NewMemory(), nil
 	}
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("%s: %w", id.from, err)
-	case id.IsZero():
-		return cache.NewMemory(), nil
-	case id.made:
-		a.log.Info("made an identity for sealed state", zap.String("file", id.path))
-	}
-	s, aside, why, err := sealedfile.Open(sealedfile.Options{Path: a.leasesFile(), Identity: id.Identity, Report: func(err error) {
+	s, aside, why, err := sealedfile.Open(sealedfile.Options{Path: a.leasesFile(), Identity: a.identity.Identity, Report: func(err error) {
 		if err == nil {
 			a.log.Info("leases are saved again", zap.String("file", a.leasesFile()))
 			return
 		}
 		a.log.Warn("leases are not saved: a restart now would mint what is held anew", zap.String("file", a.leasesFile()), zap.Error(err))
 	}})
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
+	}
+	a.tellLeases(aside, why)
+	a.leases = s
+	return s, nil
+}
+
+func (a *app) tellLeases(aside string, why error) {
+	switch {
 	case aside != "":
-		a.log.Warn("the sealed leases could not be opened and were moved aside", zap.String("file", aside), zap.Error(why), zap.String("identity", id.path))
+		a.log.Warn("the sealed leases could not be opened and were moved aside", zap.String("file", aside), zap.Error(why), zap.String("identity", a.identity.path))
 	case why != nil:
 		a.log.Warn("sealed leases", zap.String("file", a.leasesFile()), zap.Error(why))
 	}
-	a.leases, a.identity = s, id
-	return s, nil
+}
+
+// unlockLeases reads what rests sealed beside what was minted meanwhile.
+func (a *app) unlockLeases(id seal.Identity) error {
+	if a.leases == nil {
+		return nil
+	}
+	aside, why, err := a.leases.Unlock(id)
+	if err == nil {
+		a.tellLeases(aside, why)
+	}
+	return err
 }
 
 // closeState ends what is in the state folder: the leases first, under the lock that
@@ -160,7 +242,7 @@ func (a *app) closeState() error {
 
 // sealed tells status where leases rest, nil for in memory only.
 func (a *app) sealed() *control.Sealed {
-	if a.leases == nil {
+	if a.leases == nil || a.vault.State() == vault.None {
 		return nil
 	}
 	out := &control.Sealed{File: a.leasesFile(), Identity: a.identity.path, From: a.identity.from}

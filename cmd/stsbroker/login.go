@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,42 +18,159 @@ import (
 
 func loginCommand(g *globals) *cobra.Command {
 	var asJSON bool
+	var o signInOptions
 	c := &cobra.Command{
 		Use:   "login PROFILE",
-		Short: "give the MFA code that a profile waits for",
-		Long: `login asks for the code of the MFA device that the profile, or a source of it,
-waits for, and mints with it. Where a session takes the code, every role over
-that session has its credentials without another one, until the session ends.
+		Short: "do the human step that a profile waits for",
+		Long: `login does what a profile, or a source of it, needs a person for.
 
-The code is read from the terminal, or as one line from standard input. It is
-held by the running broker for that one call and kept nowhere.`,
+With an MFA device, it asks for the code and mints with it. Where a session takes the
+code, every role over that session has its credentials without another one, until the
+session ends. The code is read from the terminal, or as one line from standard input;
+it is held by the running broker for that one call and kept nowhere.
+
+With IAM Identity Center it opens the browser to sign in, once for all profiles of the
+session, however many wait. Over SSH, or with --device-code, it prints an address and a
+code for a browser elsewhere. The broker renews the sign-in by itself as long as the
+session at AWS lasts.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeFirst(g, waits),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := connect(cmd.Context(), g)
-			if errors.As(err, new(errNoDaemon)) {
-				return fmt.Errorf("%w: a login lives in it; stsbroker exec %s -- COMMAND asks for the code by itself", err, args[0])
+			ctx := cmd.Context()
+			s, err := connect(ctx, g)
+			if none := (errNoDaemon{}); errors.As(err, &none) {
+				return loginAlone(ctx, g, args[0], o, asJSON, err)
 			}
 			if err != nil {
 				return err
 			}
-			p, err := signIn(cmd.Context(), s, args[0])
-			switch {
-			case cmd.Context().Err() != nil:
-				return context.Cause(cmd.Context())
-			case err != nil:
-				return err
-			}
-			return printHeld(p, asJSON)
+			return doLogin(ctx, s, args[0], o, asJSON)
 		},
 	}
+	c.Flags().BoolVar(&o.device, "device-code", false, "sign in with a browser elsewhere, by a code")
+	c.Flags().BoolVar(&o.print, "print", false, "print the address to sign in at, and open nothing")
 	jsonFlag(c, &asJSON)
 	return c
 }
 
-// signIn asks for the codes that the profile waits for, and mints with them. On a
+func doLogin(ctx context.Context, s control.Service, profile string, o signInOptions, asJSON bool) error {
+	p, err := orUnlock(ctx, s, func() (control.Profile, error) { return signIn(ctx, s, profile, o) })
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return err
+	}
+	return printHeld(p, asJSON)
+}
+
+// loginAlone logs in where no broker runs. That is worth it only where the login
+// rests in sealed state, for the commands and the broker that come after it.
+func loginAlone(ctx context.Context, g *globals, profile string, o signInOptions, asJSON bool, none error) error {
+	return withState(ctx, g, func(ctx context.Context, s control.Service) error {
+		c, err := s.Custody(ctx)
+		if err != nil {
+			return err
+		}
+		if c.State == "none" {
+			return fmt.Errorf("%w: a login lives in it; stsbroker exec %s -- COMMAND does it by itself", none, profile)
+		}
+		return doLogin(ctx, s, profile, o, asJSON)
+	})
+}
+
+func logoutCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "logout PROFILE",
+		Short: "forget a profile's session, and all that was minted with it",
+		Long: `logout makes the running broker forget the login that a profile stands on: the session
+that an MFA code was given for, or the sign-in to IAM Identity Center, which is ended at
+AWS as well. With it go the session credentials of every profile over it, in memory and
+in sealed state. A profile that needs no login loses what is held for it.
+
+It counts from the next request on. What programs fetched before stays good until it
+ends: STS cannot take session credentials back.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeProfiles(g),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withState(cmd.Context(), g, func(ctx context.Context, s control.Service) error {
+				out, err := s.Logout(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				if out.Note != "" {
+					complain(out.Note)
+				}
+				_, err = fmt.Println(oneLine(fmt.Sprintf("forgotten: %s, and %s", out.What, count(out.Sets, "set")+" of session credentials")))
+				return err
+			})
+		},
+	}
+}
+
+// signInOptions say how a browser is found.
+type signInOptions struct{ device, print bool }
+
+// signIn does what the profile waits for.
+func signIn(ctx context.Context, s control.Service, profile string, o signInOptions) (control.Profile, error) {
+	st, err := s.Status(ctx, profile)
+	if err != nil {
+		return control.Profile{}, err
+	}
+	if p := st.Profiles[0]; p.Reason == "" && p.SignIn != "" && p.MFA == "" {
+		return browserSignIn(ctx, s, p, o)
+	}
+	return giveCode(ctx, s, profile)
+}
+
+// browserSignIn signs in to IAM Identity Center: whoever begins it opens the browser,
+// and all others wait for the same.
+func browserSignIn(ctx context.Context, s control.Service, p control.Profile, o signInOptions) (control.Profile, error) {
+	opener := browserCommand()
+	_, err := exec.LookPath(opener[0])
+	device := o.device || !o.print && (err != nil || !hasDisplay())
+	at, err := s.SignIn(ctx, p.Name, device)
+	if err != nil {
+		return control.Profile{}, err
+	}
+	// The end of a sign-in that somebody else does in his browser is waited for too.
+	wait := func() (control.Profile, error) {
+		return patiently(ctx, "the sign-in to "+at.Session, func(context.Context) (control.Profile, error) { return at.Wait() })
+	}
+	code := ""
+	if at.Code != "" {
+		code = ", and check that it shows the code " + at.Code
+	}
+	switch {
+	case !at.First:
+		remark("profile %s: a sign-in to %s is under way already; it is at %s%s", p.Name, at.Session, at.URL, code)
+	case device || o.print:
+		remark("profile %s: to sign in to %s, open %s%s", p.Name, at.Session, at.URL, code)
+	default:
+		place, err := findPlace(&globals{}, false)
+		if err == nil {
+			remark("profile %s: sign in to %s in the browser", p.Name, at.Session)
+			err = place.browse(ctx, opener, broker.NewSecret(at.URL), pageReading)
+		}
+		if err != nil {
+			remark("profile %s: no browser could be opened (%v); open %s yourself", p.Name, err, at.URL)
+		}
+	}
+	return wait()
+}
+
+// hasDisplay reports whether a browser that is opened here is before the person who
+// asked for it.
+func hasDisplay() bool {
+	if os.Getenv("SSH_CONNECTION") != "" {
+		return false
+	}
+	return runtime.GOOS != "linux" || os.Getenv("DISPLAY") != "" || os.Getenv("WAYLAND_DISPLAY") != ""
+}
+
+// giveCode asks for the codes that the profile waits for, and mints with them. On a
 // terminal a wrong one may be mended.
-func signIn(ctx context.Context, s control.Service, profile string) (control.Profile, error) {
+func giveCode(ctx context.Context, s control.Service, profile string) (control.Profile, error) {
 	const mostTries = 3
 	terminal := isTerminal(os.Stdin)
 	for tries := 0; ; {
@@ -94,19 +213,35 @@ func signIn(ctx context.Context, s control.Service, profile string) (control.Pro
 	}
 }
 
-// orSignIn does what needs credentials, after a login where that is needed and
-// somebody is there to give the code.
+// orSignIn does what needs credentials, after an unlock or a login where that is
+// needed and somebody is there to do it.
 func orSignIn[T any](ctx context.Context, s control.Service, profile string, f func() (T, error)) (T, error) {
 	for {
-		out, err := f()
-		if !loginNeeded(err) || !isTerminal(os.Stdin) || !isTerminal(os.Stderr) {
+		out, err := orUnlock(ctx, s, f)
+		if !loginNeeded(err) || !attended() {
 			return out, err
 		}
-		if _, err := signIn(ctx, s, profile); err != nil {
+		if _, err := signIn(ctx, s, profile, signInOptions{}); err != nil {
 			return out, err
 		}
 	}
 }
+
+// orUnlock does what needs custody, after an unlock where that is needed and somebody
+// is there to do it.
+func orUnlock[T any](ctx context.Context, s control.Service, f func() (T, error)) (T, error) {
+	out, err := f()
+	if !lockedOut(err) || !attended() {
+		return out, err
+	}
+	if _, err := unlock(ctx, s, false); err != nil {
+		return out, err
+	}
+	return f()
+}
+
+// attended reports whether a person can be asked, and sees the question.
+func attended() bool { return isTerminal(os.Stdin) && isTerminal(os.Stderr) }
 
 func loginNeeded(err error) bool {
 	e, ok := errors.AsType[*control.Error](err)

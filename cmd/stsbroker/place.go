@@ -13,7 +13,10 @@ import (
 	"strings"
 
 	"github.com/stsbroker/stsbroker/broker/access"
+	"github.com/stsbroker/stsbroker/broker/custody"
 	"github.com/stsbroker/stsbroker/broker/process"
+	"github.com/stsbroker/stsbroker/broker/vault"
+	"github.com/stsbroker/stsbroker/cache/sealedfile"
 	"github.com/stsbroker/stsbroker/internal/securefile"
 )
 
@@ -35,10 +38,17 @@ type place struct {
 // varEndpointURL sends all calls of STS to one endpoint, above all that files say.
 const varEndpointURL = "AWS_ENDPOINT_URL_STS"
 
+// The same for the other services that are called, by the names that SDKs give them.
+const (
+	varEndpointIAM  = "AWS_ENDPOINT_URL_IAM"
+	varEndpointSSO  = "AWS_ENDPOINT_URL_SSO"
+	varEndpointOIDC = "AWS_ENDPOINT_URL_SSO_OIDC"
+)
+
 // overrides are the variables that change what the broker does.
 var overrides = []string{
 	"STSBROKER_CONFIG", varIdentityFile, "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_REGION", "AWS_CA_BUNDLE",
-	varEndpointURL, "AWS_STS_REGIONAL_ENDPOINTS", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+	varEndpointURL, varEndpointIAM, varEndpointSSO, varEndpointOIDC, "AWS_STS_REGIONAL_ENDPOINTS", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
 }
 
 // tokenFile is where a token file is, by default beside the control socket.
@@ -61,7 +71,9 @@ func (p place) ownFiles(l ListenConfig) (paths []string) {
 	for _, s := range sockets {
 		paths = append(paths, s, s+".lock")
 	}
-	return append(append(paths, p.leasesFile()), access.Files(p.state)...)
+	paths = append(append(paths, p.wrappedIdentity()), sealedfile.Files(p.leasesFile())...)
+	paths = append(paths, vault.Files(p.state)...)
+	return append(append(paths, custody.KeptFiles(p.state)...), access.Files(p.state)...)
 }
 
 // changed returns the overrides that are set.

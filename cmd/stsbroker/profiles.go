@@ -17,7 +17,9 @@ import (
 	"github.com/stsbroker/stsbroker/broker/awsconfig"
 	"github.com/stsbroker/stsbroker/broker/awssts"
 	"github.com/stsbroker/stsbroker/broker/custody"
+	"github.com/stsbroker/stsbroker/broker/login"
 	"github.com/stsbroker/stsbroker/broker/process"
+	"github.com/stsbroker/stsbroker/internal/seal"
 )
 
 // catalog is everything the configuration and the AWS files define, as the
@@ -25,12 +27,31 @@ import (
 type catalog struct {
 	profiles []broker.Profile
 	keys     custody.Set
-	findings []Finding              // of both, in words for check and serve
-	files    []string               // that were looked for
-	settings map[string]error       // AWS profiles that only hold settings: what to tell who asks for one
-	sites    map[string]awssts.Site // by profile: where its calls of STS go
-	sessions map[string]string      // profiles that are a session of a key without MFA: the key
-	roles    map[string][]string    // profiles, by the ARN of the role that they are configured for
+	findings []Finding                // of both, in words for check and serve
+	files    []string                 // that were looked for
+	settings map[string]error         // AWS profiles that only hold settings: what to tell who asks for one
+	sites    map[string]awssts.Site   // by profile: where its calls of STS go
+	sessions map[string]string        // profiles that are a session of a key without MFA: the key
+	signIns  map[string]login.Session // by profile: what a person signs in to for it
+	region   string                   // where STS is asked when no profile says
+	roles    map[string][]string      // profiles, by the ARN of the role that they are configured for
+}
+
+// shown is a profile by the name that a person can log in to: its own, or that of one
+// over it where it only feeds others; "" for none.
+func (c catalog) shown(profile string) string {
+	for range c.profiles {
+		i := slices.IndexFunc(c.profiles, func(p broker.Profile) bool { return p.Name == profile })
+		if i < 0 || !c.profiles[i].Hidden {
+			return profile
+		}
+		over := slices.IndexFunc(c.profiles, func(p broker.Profile) bool { return p.Parent.Profile == profile })
+		if over < 0 {
+			return ""
+		}
+		profile = c.profiles[over].Name
+	}
+	return ""
 }
 
 // cataloguer turns definitions into minters. It calls nobody.
@@ -40,20 +61,31 @@ type cataloguer struct {
 	aws   *awsconfig.Config
 	files awsconfig.Files
 	sts   *awssts.STS
+	kept  *custody.Kept
+	held  []custody.Info // what kept has now
+	login *login.Manager
 	self  string           // this executable
 	own   []netip.AddrPort // of our listeners
 
+	opensState func(seal.Identity) bool // whether it is the one that sealed state opens for
+
 	embedded bool // for one command
 	out      catalog
+
+	seeds map[SeedConfig]*custody.SeedSource
 
 	aliases map[string]string // by profile: which one its credential_process asks us for
 }
 
 func (c *cataloguer) build() catalog {
-	c.out = catalog{keys: custody.Set{}, settings: map[string]error{}, sites: map[string]awssts.Site{}, sessions: map[string]string{}, roles: map[string][]string{}}
-	c.aliases = map[string]string{}
+	c.out = catalog{keys: custody.Set{}, settings: map[string]error{}, sites: map[string]awssts.Site{}, sessions: map[string]string{}, signIns: map[string]login.Session{}, region: c.region(""), roles: map[string][]string{}}
+	c.aliases, c.seeds = map[string]string{}, map[SeedConfig]*custody.SeedSource{}
 	for _, k := range c.cfg.Keys {
 		switch k.Custody {
+		case custodySealed, custodyKeyring:
+			c.out.keys[k.Name] = c.kept.Source(k.Name)
+		case custodySystemd:
+			c.out.keys[k.Name] = custody.Systemd(c.credentials, k.Name)
 		case custodyEnv:
 			c.out.keys[k.Name] = custody.Env(c.getenv)
 			if c.system {
@@ -62,7 +94,7 @@ func (c *cataloguer) build() catalog {
 		default:
 			c.out.keys[k.Name] = custody.File(c.files.Credentials, k.Name)
 		}
-		if _, err := c.out.keys.Key(context.Background(), k.Name); err != nil {
+		if _, err := c.out.keys.Key(context.Background(), k.Name); err != nil && broker.AsError(err).Kind != broker.KindLocked {
 			c.note(c.cfg.File, k.Line, SeverityWarning, "key %s cannot be had now: %v", k.Name, err)
 		}
 	}
@@ -104,6 +136,7 @@ func (c *cataloguer) build() catalog {
 		c.add(c.fromAWS(p))
 	}
 	c.signers()
+	c.signedIn()
 	c.resolveAliases()
 	c.checkNamed()
 	c.checkAddresses()
@@ -127,13 +160,28 @@ func (c *cataloguer) signers() {
 		}
 		id, known := ids[name]
 		if !known {
-			if m, err := c.out.keys.Key(context.Background(), name); err == nil {
+			if i, kept := c.keptKey(name); kept {
+				id = i.Lineage // it stays the same when the key is rotated
+			} else if m, err := c.out.keys.Key(context.Background(), name); err == nil {
 				id = m.AccessKeyID
 			}
 			ids[name] = id
 		}
 		c.out.profiles[i].Signer = id
 	}
+}
+
+// keptKey is the key of that name in the catalogue, where it is in our custody.
+func (c *cataloguer) keptKey(name string) (custody.Info, bool) {
+	profile, ofProfile := strings.CutPrefix(name, custody.ProfileKey(""))
+	if where := c.cfg.Keys[name].Custody; !ofProfile && where != custodySealed && where != custodyKeyring {
+		return custody.Info{}, false
+	}
+	i := slices.IndexFunc(c.held, func(i custody.Info) bool { return ofProfile && i.Profile == profile || !ofProfile && i.Name == name })
+	if i < 0 {
+		return custody.Info{}, false
+	}
+	return c.held[i], true
 }
 
 // note adds a finding; line is 0 for the file as a whole.
@@ -188,7 +236,13 @@ func (c *cataloguer) addKey(p awsconfig.Profile) {
 	if p.Role != nil {
 		name = p.Role.Source.Key
 	}
-	c.out.keys[custody.ProfileKey(name)] = custody.Profile(c.files.Config, c.files.Credentials, name)
+	stands, kept := custody.Profile(c.files.Config, c.files.Credentials, name), c.kept
+	c.out.keys[custody.ProfileKey(name)] = func(ctx context.Context) (broker.Material, error) {
+		if i, ok := kept.ForProfile(name); ok { // looked for each time: it may have been imported since
+			return kept.Source(i.Name)(ctx)
+		}
+		return stands(ctx)
+	}
 }
 
 // region is what the profile says, else the environment, else the
@@ -466,8 +520,11 @@ func (d *draft) person(m awssts.MFA) {
 
 func (d *draft) mfa(m MFAConfig) awssts.MFA {
 	out := awssts.MFA{Serial: m.Serial}
-	if len(m.Process) > 0 {
+	switch {
+	case len(m.Process) > 0:
 		out.Process = d.command("MFA code", m.Process)
+	case m.Seed != nil:
+		out.Process = d.seed(*m.Seed)
 	}
 	return out
 }

@@ -61,6 +61,13 @@ func (d *draft) asAWS(p awsconfig.Profile) {
 	case p.WebIdentity != nil:
 		w := p.WebIdentity
 		d.webIdentity(awssts.WebIdentity{ARN: w.ARN, SessionName: w.SessionName, Token: awssts.File("web identity token", d.expand(w.TokenFile)), Duration: w.Duration})
+	case p.SSO != nil:
+		d.identityCenter(*p.SSO)
+	case p.LoginSession != "":
+		// The SDK's provider truncates the CLI's cache file in place when it refreshes, and
+		// costs every daemon more memory than all of our own sign-in does.
+		d.out.Action = "login_session"
+		d.fail(fmt.Errorf("login_session (aws login) is not served: its session is refreshed by rewriting the AWS CLI's own cache file; use a profile with credential_process = aws configure export-credentials --profile %s --format process", p.Name))
 	case p.Process != nil:
 		if target, ok := d.askedOfUs(p); ok { // see resolveAliases
 			d.out.Action = "credential_process"

@@ -38,7 +38,11 @@ func catalogOf(t *testing.T, f files, env map[string]string) catalog {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := cataloguer{place: place{home: dir, getenv: func(name string) string { return env[name] }}, cfg: cfg, aws: awsconfig.Load(aws), files: aws, sts: sts, self: "/x/stsbroker"}
+	kept, warning := custody.OpenKept(filepath.Join(dir, "state"), nil)
+	if warning != nil {
+		t.Fatal(warning)
+	}
+	c := cataloguer{kept: kept, place: place{home: dir, getenv: func(name string) string { return env[name] }}, cfg: cfg, aws: awsconfig.Load(aws), files: aws, sts: sts, self: "/x/stsbroker"}
 	return c.build()
 }
 

@@ -101,13 +101,11 @@ func (l local) KeyInfo(ctx context.Context, name, profile string) (control.KeyIn
 	if key == "" {
 		return l.foreignKey(ctx, name, profile)
 	}
-	out := control.KeyInfo{Name: key, KeyID: m.AccessKeyID, Custody: l.cfg.Keys[key].Custody}
-	if ofProfile, ok := strings.CutPrefix(key, custody.ProfileKey("")); ok {
-		out.Name, out.Custody = ofProfile, "profile"
-		if strings.HasPrefix(ofProfile, "(") { // no profile's name; see environmentKey
-			out.Custody = custodyEnv
-		}
+	out := l.described(key)
+	if i, ok := l.kept.Info(out.Name); ok && i.Custody == out.Custody {
+		out = l.keptKey(ctx, i)
 	}
+	out.KeyID = m.AccessKeyID
 	site := awssts.Site{Region: l.cfg.STS.Region}
 	for _, p := range l.catalog.profiles {
 		if at, ok := l.catalog.sites[p.Name]; ok && p.Parent.Key == key {
@@ -125,6 +123,10 @@ func (l local) KeyInfo(ctx context.Context, name, profile string) (control.KeyIn
 // key finds a long-term key of ours by its name, by the name of the AWS profile
 // that holds it, or by its id; "" is none.
 func (l local) key(ctx context.Context, name string) (key string, m broker.Material, err error) {
+	if _, ok := l.kept.Info(name); ok && l.catalog.keys[name] == nil && l.catalog.keys[custody.ProfileKey(name)] == nil {
+		m, err = l.kept.Source(name)(ctx) // nothing uses it yet
+		return name, m, err
+	}
 	for _, key := range []string{name, custody.ProfileKey(name)} {
 		if _, ok := l.catalog.keys[key]; ok {
 			m, err = l.catalog.keys.Key(ctx, key)

@@ -23,6 +23,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/stsbroker/stsbroker/internal/control"
+	"github.com/stsbroker/stsbroker/internal/ssofake"
 	"github.com/stsbroker/stsbroker/internal/stsfake"
 )
 
@@ -57,6 +58,17 @@ func TestMain(m *testing.M) {
 //	fetch PATH        asks the container door for a path, as get does for a profile
 //	socket PATH       the same of the socket that gives credentials, without a token
 //	log REGEXP        wants a match in the daemon's stderr
+//	allow FILE        waits for a sign-in's address in FILE and allows it, in a browser; ! allow denies it. stdout is
+//	                  STATUS and the page at the end
+//	center STATE      IAM Identity Center ends all sessions (revoked), all access tokens (expired), or is down or up
+//	calls OP[/GRANT] N wants so many calls of it since the script began
+//	cli NAME          the AWS CLI signs in to the session NAME (or a start URL), into its own cache
+//	identity FILE     makes an identity, as age-keygen does
+//	sealfile ID IN OUT seals a file for an identity, as age does
+//	plugin FOLDER     builds age-plugin-batchpass there; stdout is built, or not run: and why
+//	talk FILE N CMD…  runs CMD on a terminal and talks to it as FILE says; see talkCmd. stdout is what the terminal showed
+//
+// $CENTER is the address of an IAM Identity Center that gives the roles Admin and Reader.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -76,6 +88,12 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Defer(func() { _ = run.Close() })
+			w.center = newCenter(w.fake, run.URL)
+			center, err := w.center.Start("127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { _ = center.Close() })
 			e.Defer(w.kill)
 			home := filepath.Join(e.WorkDir, "home")
 			for _, dir := range []string{home, filepath.Join(home, ".aws"), filepath.Join(e.WorkDir, "run")} {
@@ -86,6 +104,7 @@ func TestScripts(t *testing.T) {
 			e.Vars = []string{
 				"HOME=" + home, "PATH=" + os.Getenv("PATH"), "WORK=" + e.WorkDir, "XDG_RUNTIME_DIR=" + filepath.Join(e.WorkDir, "run"),
 				"STS=" + run.URL, "AWS_ENDPOINT_URL_STS=" + run.URL, "TMPDIR=" + e.WorkDir, "$=$", promptRace,
+				"CENTER=" + center.URL, varEndpointSSO + "=" + center.URL, varEndpointOIDC + "=" + center.URL,
 			}
 			free, err := net.Listen("tcp", "127.0.0.1:0") // for a script that needs a port by number
 			if err != nil {
@@ -118,7 +137,8 @@ func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args 
 	return map[string]func(ts *testscript.TestScript, neg bool, args []string){
 		"status": statusCmd, "serve": serveCmd, "halt": haltCmd, "crash": crashCmd, "fault": faultCmd, "mints": mintsCmd,
 		"get": getCmd, "token": tokenCmd, "log": logCmd, "code": codeCmd, "encoded": encodedCmd, "imds": imdsCmd,
-		"fetch": fetchCmd, "socket": socketCmd,
+		"fetch": fetchCmd, "socket": socketCmd, "allow": allowCmd, "center": centerCmd, "calls": callsCmd, "cli": cliCmd,
+		"identity": identityCmd, "sealfile": sealfileCmd, "plugin": pluginCmd, "talk": talkCmd,
 	}
 }
 
@@ -162,6 +182,7 @@ type worldKey struct{}
 // world is what one script plays in.
 type world struct {
 	fake   *stsfake.Server
+	center *ssofake.Server
 	daemon *exec.Cmd
 	stderr bytes.Buffer
 	done   chan error
@@ -206,11 +227,7 @@ func serveCmd(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	w.daemon = exec.Command(path, append([]string{"serve", "--log-level", "debug"}, args...)...)
 	w.daemon.Dir = ts.MkAbs(".")
-	for _, name := range []string{"HOME", "PATH", "XDG_RUNTIME_DIR", "AWS_ENDPOINT_URL_STS", "GORACE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "STSBROKER_CONFIG", "AWS_SHARED_CREDENTIALS_FILE", varIdentityFile, varCredentials} {
-		if v := ts.Getenv(name); v != "" {
-			w.daemon.Env = append(w.daemon.Env, name+"="+v)
-		}
-	}
+	w.daemon.Env = environ(ts)
 	logs, err := w.daemon.StderrPipe()
 	ts.Check(err)
 	ts.Check(w.daemon.Start())
@@ -243,6 +260,19 @@ func serveCmd(ts *testscript.TestScript, _ bool, args []string) {
 	st, err := c.Status(ctx, "")
 	ts.Check(err)
 	w.url = st.Container[0]
+}
+
+// environ is what a script has set, for a program that testscript does not run.
+func environ(ts *testscript.TestScript) (env []string) {
+	for _, name := range []string{
+		"HOME", "PATH", "XDG_RUNTIME_DIR", varEndpointURL, varEndpointSSO, varEndpointOIDC, "GORACE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+		"STSBROKER_CONFIG", "AWS_SHARED_CREDENTIALS_FILE", varIdentityFile, varCredentials,
+	} {
+		if v := ts.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
 }
 
 func haltCmd(ts *testscript.TestScript, _ bool, _ []string) {

@@ -147,6 +147,7 @@ func (l local) Status(_ context.Context, profile string) (control.Status, error)
 	out := control.Status{
 		Version: buildVersion(), PID: os.Getpid(), Started: l.started, Container: l.urls, IMDS: l.imds, Changed: l.changed(),
 		Lame: []control.Region{}, Profiles: []control.Profile{}, Socket: l.socket, TokenFiles: []control.File{}, Files: []control.File{}, Sealed: l.sealed(),
+		Custody: l.vault.State().String(),
 	}
 	for _, f := range l.cfg.TokenFiles {
 		k := tokenFile{app: l.app, TokenFileConfig: f, path: l.tokenFile(f)}
@@ -165,6 +166,9 @@ func (l local) Status(_ context.Context, profile string) (control.Status, error)
 	for _, s := range l.broker.Status() {
 		if profile == "" || s.Profile == profile {
 			p := statusOf(s)
+			if at, ok := l.catalog.signIns[s.Profile]; ok {
+				p.SignIn = at.String()
+			}
 			p.Compatible = callOfSTS(p.Action) && l.sts.Foreign(l.catalog.sites[s.Profile])
 			out.Profiles = append(out.Profiles, p)
 		}

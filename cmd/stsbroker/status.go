@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/broker/vault"
 	"github.com/stsbroker/stsbroker/internal/control"
 )
 
@@ -116,6 +117,9 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 	for _, f := range st.Files {
 		showFile(w, c, "credentials", f)
 	}
+	if st.Custody == vault.Locked.String() {
+		fmt.Fprintln(w, c.red("custody is locked; run stsbroker unlock"))
+	}
 	if s := st.Sealed; s != nil {
 		disk := ""
 		if s.SameDisk {
@@ -198,6 +202,7 @@ func showProfile(w io.Writer, c paint, p control.Profile) {
 	add("region", p.Region)
 	add("minted in", p.MintRegion)
 	add("mfa device", p.MFA)
+	add("sign-in", p.SignIn)
 	add("account", p.AccountID)
 	add("role", p.RoleARN)
 	add("key id", p.KeyID)

@@ -11,6 +11,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -72,6 +73,57 @@ func patiently[T any](ctx context.Context, what string, f func(context.Context) 
 		<-gone
 	}()
 	return f(ctx)
+}
+
+// readSecret reads a line without showing it, on a terminal after a prompt. What stands
+// around it is part of it. The terminal is as before when it returns, however it does.
+func readSecret(ctx context.Context, prompt string) ([]byte, error) {
+	if !isTerminal(os.Stdin) {
+		line, err := readLine(ctx, os.Stdin)
+		if err == nil && line == "" || errors.Is(err, io.EOF) {
+			err = errors.New("nothing was given; it is one line of standard input")
+		}
+		return []byte(line), err
+	}
+	fd := int(os.Stdin.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprint(os.Stderr, oneLine(prompt))
+	type result struct {
+		line []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() { // it stays behind when ctx ends first; then so does this process
+		line, err := term.ReadPassword(fd)
+		done <- result{line, err}
+	}()
+	select {
+	case got := <-done:
+		fmt.Fprintln(os.Stderr)
+		if got.err == nil && len(got.line) == 0 {
+			got.err = errors.New("nothing was given")
+		}
+		return got.line, got.err
+	case <-ctx.Done():
+		fmt.Fprintln(os.Stderr)
+		return nil, errors.Join(context.Cause(ctx), term.Restore(fd, before))
+	}
+}
+
+// confirm asks a person. Where nobody is there to be asked, that is no.
+func confirm(ctx context.Context, question string) (bool, error) {
+	if !isTerminal(os.Stdin) {
+		return false, nil
+	}
+	fmt.Fprintf(os.Stderr, "%s [y/N] ", oneLine(question))
+	answer, err := readLine(ctx, os.Stdin)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes"), err
 }
 
 // paint colours text for one stream.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +23,11 @@ import (
 	"github.com/stsbroker/stsbroker/broker/access"
 	"github.com/stsbroker/stsbroker/broker/awsconfig"
 	"github.com/stsbroker/stsbroker/broker/awssts"
+	"github.com/stsbroker/stsbroker/broker/custody"
+	"github.com/stsbroker/stsbroker/broker/login"
+	"github.com/stsbroker/stsbroker/broker/notify"
 	"github.com/stsbroker/stsbroker/broker/observe"
+	"github.com/stsbroker/stsbroker/broker/vault"
 	"github.com/stsbroker/stsbroker/cache/sealedfile"
 	"github.com/stsbroker/stsbroker/internal/control"
 	"github.com/stsbroker/stsbroker/internal/peer"
@@ -41,8 +47,13 @@ type app struct {
 	sts      *awssts.STS
 	tokens   *access.Tokens
 	broker   *broker.Broker
-	leases   *sealedfile.Store // nil: in memory
-	identity identity          // that opens them
+	leases   *sealedfile.Store // nil: of an embedded broker
+	vault    *vault.Vault
+	kept     *custody.Kept
+	login    *login.Manager
+	custody  sync.Mutex       // of changes of what is open, and of identity
+	identity identity         // that opens sealed state
+	notifier *notify.Notifier // nil: nobody is notified
 	started  time.Time
 	embedded bool
 	bind     bool // whether the kernel tells who connects over TCP
@@ -62,6 +73,7 @@ type settings struct {
 	place
 	log      *zap.Logger
 	embedded bool   // no state on disk, and a door of its own on a free port
+	keeps    bool   // embedded, and yet the one that works on the state folder
 	imds     string // of an embedded broker: the profile that an IMDS door is opened for; "" for none
 	check    bool   // judged as the daemon, and never run
 	demo     bool   // a container door on a free port, and no other
@@ -84,9 +96,16 @@ func newApp(s settings) (*app, []Finding, error) {
 	if s.system && !cfg.Listen.MetricsGiven && !s.embedded {
 		cfg.Listen.Metrics = "127.0.0.1:9171"
 	}
+	writes := !s.embedded || s.keeps
 	a := &app{place: s.place, cfg: cfg, log: s.log, started: time.Now(), embedded: s.embedded && !s.check, minted: &quiet{}, imds: []control.IMDS{}}
 	var err error
 	if a.sts, err = newSTS(a.place, cfg, func(h awssts.Health) { a.observer.Region(h.Region, h.Lame, h.Why) }); err != nil {
+		return nil, findings, err
+	}
+	if err := a.openCustody(writes && !s.check); err != nil {
+		return nil, findings, err
+	}
+	if a.login, err = a.newLogin(); err != nil {
 		return nil, findings, err
 	}
 	a.catalog = a.read()
@@ -103,18 +122,25 @@ func newApp(s settings) (*app, []Finding, error) {
 		}
 		cfg.Listen, cfg.TokenFiles, cfg.Files = own, nil, nil
 	}
-	if s.embedded {
+	if !writes {
 		a.tokens = access.Memory()
-	} else if a.tokens, err = access.Open(a.state); err != nil {
+	} else if a.tokens, err = access.Open(a.state, a.vault); err != nil {
 		return nil, findings, err
 	}
-	store, err := a.leaseStore(s.embedded)
+	if why := a.tokens.Locked(); why != nil && a.vault.State() == vault.Open {
+		a.log.Warn("no token is known", zap.Error(why))
+	}
+	store, err := a.leaseStore(writes)
 	if err != nil {
 		return nil, findings, errors.Join(err, a.tokens.Close())
 	}
 	a.observer = observe.New(s.log, func() broker.Stats { return a.broker.Stats() })
 	a.files = &credentialFiles{}
 	observers := all{a.observer, a.minted, a.files, a.tokens}
+	if !s.embedded && !s.system && !cfg.NotifyOff {
+		a.notifier = notify.New(notify.Options{Getenv: a.getenv, Show: a.catalog.shown, Failed: func(err error) { s.log.Info("nobody can be notified of logins", zap.Error(err)) }})
+		observers = append(observers, a.notifier)
+	}
 	if s.watch != nil {
 		observers = append(observers, s.watch)
 	}
@@ -152,14 +178,21 @@ func (a *app) read() catalog {
 	if err != nil {
 		self = os.Args[0]
 	}
-	aws := awsconfig.Load(files)
+	held := a.kept.List()
+	var profiles []string
+	for _, i := range held {
+		if i.Profile != "" {
+			profiles = append(profiles, i.Profile)
+		}
+	}
+	aws := awsconfig.Load(files, profiles...)
 	var own []netip.AddrPort
 	for _, address := range a.cfg.Listen.addresses() {
 		if ap, err := netip.ParseAddrPort(address); err == nil {
 			own = append(own, ap)
 		}
 	}
-	c := cataloguer{place: a.place, cfg: a.cfg, aws: aws, files: files, sts: a.sts, self: self, own: own, embedded: a.embedded}
+	c := cataloguer{place: a.place, cfg: a.cfg, aws: aws, files: files, sts: a.sts, kept: a.kept, held: held, login: a.login, opensState: a.opensState, self: self, own: own, embedded: a.embedded}
 	var names []string
 	for _, p := range aws.Profiles {
 		names = append(names, p.Name)
@@ -196,7 +229,15 @@ func (a *app) listen(ctx context.Context) error {
 			return err
 		}
 	}
+	if len(a.catalog.signIns) > 0 {
+		if err := a.login.Reload(ctx); err != nil {
+			a.log.Warn("sign-in to IAM Identity Center", zap.Error(err))
+		}
+	}
 	a.broker.Reload(a.catalog.profiles)
+	if !a.embedded { // what was in use goes on being renewed
+		a.broker.Resume()
+	}
 	return nil
 }
 
@@ -249,10 +290,11 @@ func (a *app) listenIMDS(ctx context.Context) error {
 	if err := peer.Works(); err != nil {
 		return fmt.Errorf("%s: listen.imds cannot be served here, where the kernel does not tell which user connects (%w); remove it, and use the container door", a.cfg.File, err)
 	}
+	keys := a.imdsKeys()
 	for _, l := range a.cfg.Listen.IMDS {
 		a.prefetch(l.Profile)
 		door := metadata.NewIMDS(metadata.IMDS{
-			Profile: l.Profile, AllowV1: l.AllowV1, Source: a.broker, Standing: a.broker.StatusOf, Access: a.tokens, Key: a.tokens.Key("imds"),
+			Profile: l.Profile, AllowV1: l.AllowV1, Source: a.broker, Standing: a.broker.StatusOf, Access: a.tokens, Keys: keys,
 			Requests: a.observer, Observer: a.observer,
 		})
 		var urls []string
@@ -262,6 +304,28 @@ func (a *app) listenIMDS(ctx context.Context) error {
 		a.imds = append(a.imds, control.IMDS{URL: urls[0], Profile: l.Profile, AllowV1: l.AllowV1})
 	}
 	return nil
+}
+
+// imdsKeys are what IMDS's session tokens derive from. Started with locked custody the
+// broker has no lasting key yet; what it gave out by then stays good after the unlock,
+// since some clients never ask for another token.
+func (a *app) imdsKeys() func() []broker.Secret {
+	const purpose = "imds"
+	var open atomic.Pointer[[]broker.Secret]
+	if key, ok := a.tokens.Key(purpose); ok {
+		open.Store(&[]broker.Secret{key})
+	}
+	meanwhile := []broker.Secret{broker.NewSecret(rand.Text())}
+	return func() []broker.Secret {
+		if keys := open.Load(); keys != nil {
+			return *keys
+		}
+		if key, ok := a.tokens.Key(purpose); ok {
+			open.CompareAndSwap(nil, &[]broker.Secret{key, meanwhile[0]})
+			return *open.Load()
+		}
+		return meanwhile
+	}
 }
 
 // prefetch keeps the profile fresh from the start on, unless a person is needed for
@@ -390,6 +454,12 @@ func (a *app) run(ctx context.Context) error {
 	parts := append([]func(context.Context) error{a.broker.Run, a.tokens.Run, a.sts.Run, a.minted.run(a.sts.CloseIdle)}, a.serving...)
 	if a.leases != nil {
 		parts = append(parts, a.leases.Run)
+	}
+	if a.notifier != nil {
+		parts = append(parts, func(ctx context.Context) error { a.notifier.Run(ctx); return nil })
+	}
+	if !a.embedded {
+		parts = append(parts, a.tidyKeys)
 	}
 	done := make(chan error, len(parts))
 	for _, part := range parts {

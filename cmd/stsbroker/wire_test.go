@@ -581,7 +581,7 @@ func newInstance(t *testing.T, w *whole, real net.Conn) (*instance, func()) {
 	b = broker.New(broker.Options{Keys: oneKey{}, Store: cache.NewMemory(), Access: tokens, Observer: obs})
 	b.Reload([]broker.Profile{lasting(w.sts, time.Hour)})
 	server := metadata.NewServer(metadata.NewIMDS(metadata.IMDS{
-		Profile: "app", Source: b, Standing: b.StatusOf, Access: tokens, Key: tokens.Key("imds"), Requests: obs, Observer: obs,
+		Profile: "app", Source: b, Standing: b.StatusOf, Access: tokens, Keys: func() []broker.Secret { key, _ := tokens.Key("imds"); return []broker.Secret{key} }, Requests: obs, Observer: obs,
 	}), func(string) {})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup

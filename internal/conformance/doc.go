@@ -31,6 +31,11 @@
 //     and time that has passed (clock_test.go builds a binary for it).
 //   - versity_test.go, moto_test.go, fakecloud_test.go, saml_test.go: the same at
 //     those servers.
+//   - rotate_versity_test.go kills a rotation of VersityGW's access keys after each of
+//     its steps, and goes on with it.
+//   - sso_*_test.go and sso/ hold the sign-in and its stand-in against botocore's models,
+//     and sign in with headless Chromium.
+//   - evening_test.go is a new user's evening in a terminal; it writes docs/evening.md.
 //   - model_test.go and model/model.py hold the stand-in against the model.
 //   - doors_test.go leads every client through every door, in the network namespace
 //     of netns_test.go where a door has an address of its own; doors_report_test.go

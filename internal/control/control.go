@@ -46,6 +46,30 @@ type Service interface {
 	// it mints nothing and makes that token good again.
 	Child(ctx context.Context, profile, resume string) (Child, error)
 
+	// SignIn begins a sign-in for a profile whose credentials come from IAM Identity
+	// Center, or joins the one under way. It goes on until it is done, or nobody
+	// waits any more.
+	SignIn(ctx context.Context, profile string, device bool) (SignIn, error)
+	// Logout forgets the login that the profile stands on, or else what was minted
+	// for it, and all that was minted with that.
+	Logout(ctx context.Context, profile string) (Loggedout, error)
+
+	// Custody returns what opens sealed state, and whether it is open.
+	Custody(ctx context.Context) (Custody, error)
+	// Unlock opens custody.
+	Unlock(ctx context.Context, u Unlocking) (Custody, error)
+	// Lock closes custody: nothing that rests sealed can be read until Unlock.
+	Lock(ctx context.Context) (Custody, error)
+	// Keys returns all long-term keys, without asking STS about any.
+	Keys(ctx context.Context) ([]KeyInfo, error)
+	// AddKey puts a key in custody.
+	AddKey(ctx context.Context, k NewKey) (KeyInfo, error)
+	// RemoveKey takes it out for good.
+	RemoveKey(ctx context.Context, name string) error
+	// RotateKey replaces a key by a new one of the same IAM user, or goes on where an
+	// earlier call was cut off.
+	RotateKey(ctx context.Context, r RotateRequest) (Rotation, error)
+
 	CreateToken(ctx context.Context, t NewToken) (Token, error)
 	Tokens(ctx context.Context) ([]Token, error)
 	RevokeToken(ctx context.Context, name string) error
@@ -62,6 +86,7 @@ type Status struct {
 	TokenFiles []File    `json:"token_files"`      // files with a token, kept by the broker
 	Files      []File    `json:"files"`            // files with credentials, kept by the broker
 	Sealed     *Sealed   `json:"sealed,omitempty"` // where leases outlive the broker; nil for in memory only
+	Custody    string    `json:"custody"`          // "none", "locked" or "open": what rests sealed
 	Changed    []string  `json:"changed"`          // environment variables that changed something
 	Lame       []Region  `json:"lame_regions"`     // where STS does not answer
 	Profiles   []Profile `json:"profiles"`
@@ -109,6 +134,7 @@ type Profile struct {
 	Region     string   `json:"region,omitempty"`
 	MintRegion string   `json:"mint_region,omitempty"` // whose STS issued what is held
 	MFA        string   `json:"mfa_device,omitempty"`  // whose code a login wants
+	SignIn     string   `json:"sign_in,omitempty"`     // where a login is a sign-in: to which session of IAM Identity Center
 	AccountID  string   `json:"account_id,omitempty"`
 	RoleARN    string   `json:"role_arn,omitempty"`
 	Compatible bool     `json:"compatible,omitempty"` // a store that speaks STS mints, not AWS, as far as its address tells
@@ -141,11 +167,83 @@ type Identity struct {
 
 // KeyInfo is what may be told of a long-term key.
 type KeyInfo struct {
-	Name    string `json:"name,omitempty"`    // "" for one that is not ours
-	Custody string `json:"custody,omitempty"` // "file", "env", or "profile" for the AWS files
-	KeyID   string `json:"access_key_id"`
-	Account string `json:"account,omitempty"`
-	Unknown string `json:"account_unknown,omitempty"` // why STS did not tell the account, in one line
+	Name     string    `json:"name,omitempty"`    // "" for one that is not ours
+	Custody  string    `json:"custody,omitempty"` // as in stsbroker.yaml, or "profile" for the AWS files
+	KeyID    string    `json:"access_key_id"`
+	Account  string    `json:"account,omitempty"`
+	User     string    `json:"user,omitempty"`            // the IAM user's name
+	Profile  string    `json:"profile,omitempty"`         // of the AWS files, whose key it is
+	Added    time.Time `json:"added,omitzero"`            // of this very key
+	Rotation string    `json:"rotation,omitempty"`        // what is left to do of one, in words
+	Problem  string    `json:"problem,omitempty"`         // why it cannot be had now, in one line
+	Unknown  string    `json:"account_unknown,omitempty"` // why STS did not tell the account, in one line
+}
+
+// NewKey is a long-term key on its way into custody.
+type NewKey struct {
+	Name       string `json:"name"`
+	Custody    string `json:"custody,omitempty"` // "sealed" or "keyring"; "" for what the configuration says, else "sealed"
+	KeyID      string `json:"access_key_id"`
+	Secret     string `json:"secret_access_key"`
+	Profile    string `json:"profile,omitempty"` // of the AWS files, that it is the key of from now on
+	Replace    bool   `json:"replace,omitempty"` // the key that has the name, if there is one
+	Unverified bool   `json:"unverified,omitempty"`
+}
+
+// RotateRequest asks for a new key in an old one's place.
+type RotateRequest struct {
+	Name    string  `json:"name"`
+	Profile string  `json:"profile,omitempty"` // whose credentials sign the calls of IAM; "" for the key itself
+	Grace   float64 `json:"grace_seconds"`     // how long the old key stays, inactive, before it is deleted
+	DryRun  bool    `json:"dry_run,omitempty"`
+}
+
+// Rotation is how far one came.
+type Rotation struct {
+	Name        string    `json:"name"`
+	Steps       []string  `json:"steps"` // that were done, or of a dry run: would be
+	KeyID       string    `json:"access_key_id"`
+	OldKeyID    string    `json:"old_access_key_id,omitempty"`
+	DeleteAfter time.Time `json:"delete_after,omitzero"` // of the old key
+	Hint        string    `json:"hint,omitempty"`        // what can still be done about the old key
+}
+
+// Custody is what opens sealed state.
+type Custody struct {
+	State    string `json:"state"`                   // "none", "locked" or "open"
+	How      string `json:"how,omitempty"`           // "file", "systemd", "keyring", "passphrase" or "plugin"
+	Identity string `json:"identity,omitempty"`      // path
+	From     string `json:"identity_from,omitempty"` // who named it
+	Wrapped  []byte `json:"wrapped,omitempty"`       // the sealed identity, which a passphrase or a plugin opens
+	Plugin   string `json:"plugin,omitempty"`        // the plugin's identity, where nothing is sealed for it yet
+	Problem  string `json:"problem,omitempty"`       // why it is locked, in one line
+}
+
+// Unlocking opens custody: with an identity, or where both are zero as the
+// configuration says.
+type Unlocking struct {
+	Identity string `json:"identity,omitempty"` // text of an age identity file
+	// Wrapped is a new identity as it is to rest in the state folder, where there is none yet.
+	Wrapped []byte `json:"wrapped,omitempty"`
+}
+
+// SignIn is a sign-in under way.
+type SignIn struct {
+	Session string    `json:"session"`
+	URL     string    `json:"url"`
+	Code    string    `json:"code,omitempty"` // to be compared with, or typed into, the page; "" where there is none
+	First   bool      `json:"first"`          // whoever asked is to open the browser; others have it open already
+	Expires time.Time `json:"expires"`
+
+	// Wait returns how the profile stands when the sign-in is done. It is called once.
+	Wait func() (Profile, error) `json:"-"`
+}
+
+// Loggedout is what was forgotten.
+type Loggedout struct {
+	What string `json:"what"`           // in words
+	Sets int    `json:"sets"`           // session credentials that were dropped
+	Note string `json:"note,omitempty"` // what did not work, in one line
 }
 
 // Most that GetWebIdentityToken and DecodeAuthorizationMessage take: AWS STS API

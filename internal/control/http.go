@@ -30,6 +30,11 @@ type request struct {
 	Token   *NewToken `json:"token,omitempty"`
 
 	IdentityToken *IdentityTokenRequest `json:"identity_token,omitempty"`
+
+	Device bool           `json:"device,omitempty"`
+	Unlock *Unlocking     `json:"unlock,omitempty"`
+	Key    *NewKey        `json:"key,omitempty"`
+	Rotate *RotateRequest `json:"rotate,omitempty"`
 }
 
 // mostCode is longer than any code of an MFA device, in bytes.
@@ -82,6 +87,34 @@ func Handler(as func(r *http.Request) (Service, error), explain func(error) *Err
 		}
 		return s.IdentityToken(r.Context(), *in.IdentityToken)
 	})
+	call("sign-in", func(s Service, r *http.Request, in request) (any, error) {
+		return s.SignIn(r.Context(), in.Profile, in.Device)
+	})
+	call("logout", func(s Service, r *http.Request, in request) (any, error) { return s.Logout(r.Context(), in.Profile) })
+	call("custody", func(s Service, r *http.Request, _ request) (any, error) { return s.Custody(r.Context()) })
+	call("unlock", func(s Service, r *http.Request, in request) (any, error) {
+		if in.Unlock == nil {
+			in.Unlock = &Unlocking{}
+		}
+		return s.Unlock(r.Context(), *in.Unlock)
+	})
+	call("lock", func(s Service, r *http.Request, _ request) (any, error) { return s.Lock(r.Context()) })
+	call("key/list", func(s Service, r *http.Request, _ request) (any, error) { return s.Keys(r.Context()) })
+	call("key/add", func(s Service, r *http.Request, in request) (any, error) {
+		if in.Key == nil {
+			return nil, &Error{Kind: "config", Message: "no key given"}
+		}
+		return s.AddKey(r.Context(), *in.Key)
+	})
+	call("key/remove", func(s Service, r *http.Request, in request) (any, error) {
+		return struct{}{}, s.RemoveKey(r.Context(), in.Name)
+	})
+	call("key/rotate", func(s Service, r *http.Request, in request) (any, error) {
+		if in.Rotate == nil {
+			return nil, &Error{Kind: "config", Message: "no rotation described"}
+		}
+		return s.RotateKey(r.Context(), *in.Rotate)
+	})
 	call("env", func(s Service, r *http.Request, in request) (any, error) {
 		return s.Env(r.Context(), in.Profile, in.File)
 	})
@@ -113,15 +146,35 @@ type revoked struct {
 	Revoked bool `json:"revoked"`
 }
 
+// outcome is what follows a [SignIn] when it is over.
+type outcome struct {
+	Profile *Profile `json:"profile,omitempty"`
+	Error   *Error   `json:"error,omitempty"`
+}
+
 func reply(w http.ResponseWriter, out any, err error, explain func(error) *Error) {
 	w.Header().Set("Content-Type", "application/json")
-	if err != nil {
-		var e *Error
-		if !errors.As(err, &e) {
-			e = explain(err)
+	theirs := func(err error) *Error {
+		if e, ok := errors.AsType[*Error](err); ok {
+			return e
 		}
+		return explain(err)
+	}
+	if err != nil {
 		w.WriteHeader(http.StatusUnprocessableEntity)
-		_ = json.NewEncoder(w).Encode(e)
+		_ = json.NewEncoder(w).Encode(theirs(err))
+		return
+	}
+	if s, ok := out.(SignIn); ok {
+		if json.NewEncoder(w).Encode(s) == nil {
+			_ = http.NewResponseController(w).Flush()
+		}
+		var end outcome
+		p, err := s.Wait() // also where the client has gone: it ends with its connection
+		if end.Profile = &p; err != nil {
+			end = outcome{Error: theirs(err)}
+		}
+		_ = json.NewEncoder(w).Encode(end)
 		return
 	}
 	h, lasting := out.(held)
@@ -291,6 +344,76 @@ func (c *Client) Child(ctx context.Context, profile, resume string) (Child, erro
 		close(lost)
 	}()
 	return out, nil
+}
+
+// SignIn implements [Service].
+func (c *Client) SignIn(ctx context.Context, profile string, device bool) (SignIn, error) {
+	resp, err := c.open(ctx, "sign-in", request{Profile: profile, Device: device})
+	if err != nil {
+		return SignIn{}, err
+	}
+	dec := json.NewDecoder(resp.Body)
+	var out SignIn
+	if err := dec.Decode(&out); err != nil {
+		return SignIn{}, errors.Join(cmp.Or(context.Cause(ctx), err), resp.Body.Close())
+	}
+	out.Wait = func() (Profile, error) {
+		defer resp.Body.Close()
+		var end outcome
+		switch err := dec.Decode(&end); {
+		case ctx.Err() != nil:
+			return Profile{}, context.Cause(ctx)
+		case err != nil:
+			return Profile{}, &Error{Kind: "unavailable", Profile: profile, Message: "the broker at " + c.path + " hung up while the sign-in was under way; ask again when it runs"}
+		case end.Error != nil:
+			return Profile{}, end.Error
+		case end.Profile == nil:
+			return Profile{}, &Error{Kind: "unavailable", Profile: profile, Message: "the broker at " + c.path + " may be of another version; restart it"}
+		}
+		return *end.Profile, nil
+	}
+	return out, nil
+}
+
+// Logout implements [Service].
+func (c *Client) Logout(ctx context.Context, profile string) (Loggedout, error) {
+	return do[Loggedout](ctx, c, "logout", request{Profile: profile})
+}
+
+// Custody implements [Service].
+func (c *Client) Custody(ctx context.Context) (Custody, error) {
+	return do[Custody](ctx, c, "custody", request{})
+}
+
+// Unlock implements [Service].
+func (c *Client) Unlock(ctx context.Context, u Unlocking) (Custody, error) {
+	return do[Custody](ctx, c, "unlock", request{Unlock: &u})
+}
+
+// Lock implements [Service].
+func (c *Client) Lock(ctx context.Context) (Custody, error) {
+	return do[Custody](ctx, c, "lock", request{})
+}
+
+// Keys implements [Service].
+func (c *Client) Keys(ctx context.Context) ([]KeyInfo, error) {
+	return do[[]KeyInfo](ctx, c, "key/list", request{})
+}
+
+// AddKey implements [Service].
+func (c *Client) AddKey(ctx context.Context, k NewKey) (KeyInfo, error) {
+	return do[KeyInfo](ctx, c, "key/add", request{Key: &k})
+}
+
+// RemoveKey implements [Service].
+func (c *Client) RemoveKey(ctx context.Context, name string) error {
+	_, err := do[struct{}](ctx, c, "key/remove", request{Name: name})
+	return err
+}
+
+// RotateKey implements [Service].
+func (c *Client) RotateKey(ctx context.Context, r RotateRequest) (Rotation, error) {
+	return do[Rotation](ctx, c, "key/rotate", request{Rotate: &r})
 }
 
 // CreateToken implements [Service].

@@ -78,8 +78,10 @@ func New(f File, s Source, who broker.Caller, report func(error)) (*Writer, erro
 // Observe implements [broker.Observer]. It only nudges: whose mint it was does
 // not matter, because profiles may share a lease, which has one name in events.
 func (w *Writer) Observe(e broker.Event) {
-	if e.Kind != broker.EventMinted && e.Kind != broker.EventClockStep {
-		return // above all not EventServed, which our own asking causes
+	switch e.Kind {
+	case broker.EventMinted, broker.EventClockStep, broker.EventForgotten:
+	default: // above all EventServed, which our own asking causes
+		return
 	}
 	select {
 	case w.nudge <- struct{}{}:

@@ -1,0 +1,410 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/broker/awsiam"
+	"github.com/stsbroker/stsbroker/broker/awssts"
+	"github.com/stsbroker/stsbroker/broker/custody"
+	"github.com/stsbroker/stsbroker/broker/custody/keyring"
+	"github.com/stsbroker/stsbroker/broker/vault"
+	"github.com/stsbroker/stsbroker/internal/control"
+	"github.com/stsbroker/stsbroker/internal/seal"
+	"github.com/stsbroker/stsbroker/internal/securefile"
+)
+
+// Custody: what opens sealed state, and the long-term keys that rest there.
+
+// openCustody finds the identity and what it opens. writes is false for a process
+// beside which a broker may run; what is wrong with the identity is that one's to say.
+func (a *app) openCustody(writes bool) error {
+	a.vault = vault.New(a.state)
+	id, err := a.findIdentity(writes)
+	switch {
+	case err != nil && writes:
+		return errors.New(id.from + ": " + err.Error())
+	case err != nil:
+		id.locked, id.problem = true, id.from+": "+err.Error()
+	case id.made:
+		a.log.Info("made an identity for sealed state", zap.String("file", id.path))
+	}
+	a.identity = id
+	switch {
+	case !id.IsZero():
+		a.vault.Open(id.Identity)
+	case id.locked:
+		a.vault.SetLocked()
+		a.log.Warn("custody is locked; run stsbroker unlock", zap.String("identity", id.path), zap.String("problem", id.problem))
+	}
+	kept, warning := custody.OpenKept(a.state, map[string]custody.Chest{custodySealed: custody.SealedChest(a.vault), custodyKeyring: keyring.New(a.getenv)})
+	if a.kept = kept; warning != nil {
+		a.log.Warn("keys in custody", zap.Error(warning))
+	}
+	return nil
+}
+
+// opensState reports whether the identity is the one that sealed state opens for, as
+// far as that is known while it is locked.
+func (a *app) opensState(id seal.Identity) bool {
+	a.custody.Lock()
+	defer a.custody.Unlock()
+	return !a.identity.IsZero() && a.identity.Same(id)
+}
+
+// Custody implements control.Service.
+func (l local) Custody(context.Context) (control.Custody, error) {
+	l.custody.Lock()
+	defer l.custody.Unlock()
+	return l.standingOfCustody(), nil
+}
+
+func (a *app) standingOfCustody() control.Custody {
+	id := a.identity
+	out := control.Custody{State: a.vault.State().String(), How: id.how, Identity: id.path, From: id.from, Wrapped: id.wrapped, Plugin: id.plugin, Problem: id.problem}
+	if out.State == vault.Open.String() {
+		out.Wrapped, out.Problem = nil, ""
+	}
+	return out
+}
+
+// Unlock implements control.Service. It is given the identity itself: what opens that,
+// a passphrase or a plugin, is the business of the command line.
+func (l local) Unlock(ctx context.Context, u control.Unlocking) (control.Custody, error) {
+	l.custody.Lock()
+	defer l.custody.Unlock()
+	a := l.app
+	if err := a.open(ctx, u); err != nil {
+		return control.Custody{}, err
+	}
+	l.log.Info("custody is open", zap.String("identity", a.identity.path))
+	l.broker.Mended(func(broker.Profile) bool { return true })
+	l.broker.Resume()
+	return a.standingOfCustody(), nil
+}
+
+func (a *app) open(ctx context.Context, u control.Unlocking) error {
+	id := a.identity
+	switch {
+	case u.Identity == "":
+		found, err := a.findIdentity(true)
+		if err != nil {
+			return errors.New(found.from + ": " + err.Error())
+		}
+		if found.IsZero() {
+			return &control.Error{Kind: "locked", Message: cmp.Or(found.problem, "there is no identity to open custody with; stsbroker unlock makes one")}
+		}
+		id = found
+	default:
+		var err error
+		if id.Identity, err = seal.ParseIdentity([]byte(u.Identity)); err != nil {
+			return err
+		}
+	}
+	if len(u.Wrapped) > 0 {
+		if a.vault.State() == vault.Open || len(id.wrapped) > 0 {
+			return &control.Error{Kind: "config", Message: "there is an identity already; it was not replaced"}
+		}
+		if err := a.keepIdentity(u.Wrapped); err != nil {
+			return err
+		}
+		made, err := a.findIdentity(false)
+		if err != nil {
+			return err
+		}
+		made.Identity = id.Identity
+		id = made
+	}
+	// An identity that is not the one of what is there opens nothing, and must not be sealed for.
+	was := a.vault.State()
+	a.vault.Open(id.Identity)
+	for _, blob := range []string{vault.Keys, vault.Logins, vault.TokenSecret} {
+		if _, err := a.vault.Read(blob); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if was == vault.Open {
+				a.vault.Open(a.identity.Identity)
+			} else {
+				a.vault.SetLocked()
+			}
+			return err
+		}
+	}
+	id.locked, id.problem = false, ""
+	a.identity = id
+	if err := a.kept.Refresh(ctx); err != nil {
+		a.log.Warn("keys in custody", zap.Error(err))
+	}
+	if err := a.tokens.Unlock(); err != nil {
+		return err
+	}
+	if err := a.unlockLeases(id.Identity); err != nil {
+		return err
+	}
+	if err := a.login.Reload(ctx); err != nil || a.embedded {
+		return err
+	}
+	return a.writeTokenFiles()
+}
+
+// keepIdentity writes the sealed identity, where there is none.
+func (a *app) keepIdentity(wrapped []byte) error {
+	if err := securefile.MakeFolder(a.state); err != nil {
+		return err
+	}
+	err := securefile.Create(a.wrappedIdentity(), wrapped)
+	if errors.Is(err, fs.ErrExist) {
+		return &control.Error{Kind: "config", Message: a.wrappedIdentity() + " is there already, and was not replaced: run stsbroker unlock again"}
+	}
+	return err
+}
+
+// Lock implements control.Service.
+func (l local) Lock(ctx context.Context) (control.Custody, error) {
+	l.custody.Lock()
+	defer l.custody.Unlock()
+	if l.vault.State() == vault.None {
+		return control.Custody{}, &control.Error{Kind: "config", Message: "there is nothing to lock: no identity seals anything here; stsbroker unlock makes one"}
+	}
+	if err := l.login.Lock(ctx); err != nil {
+		return control.Custody{}, err
+	}
+	l.vault.Lock()
+	l.leases.Lock()
+	id := &l.app.identity
+	id.Identity, id.locked, id.problem = seal.Identity{}, true, "it was locked by stsbroker lock"
+	l.log.Info("custody is locked")
+	return l.standingOfCustody(), nil
+}
+
+// Keys implements control.Service.
+func (l local) Keys(ctx context.Context) ([]control.KeyInfo, error) {
+	out := []control.KeyInfo{}
+	for _, i := range l.kept.List() {
+		out = append(out, l.keptKey(ctx, i))
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.catalog.keys)) {
+		k := l.described(name)
+		if _, kept := l.kept.Info(k.Name); kept {
+			continue
+		}
+		m, err := l.catalog.keys.Key(ctx, name)
+		if k.KeyID = m.AccessKeyID; err != nil {
+			k.Problem = explain(err).Message
+		}
+		out = append(out, k)
+	}
+	return out, nil
+}
+
+// keptKey is what is known of a key in our custody.
+func (l local) keptKey(ctx context.Context, i custody.Info) control.KeyInfo {
+	k := control.KeyInfo{Name: i.Name, Custody: i.Custody, KeyID: i.KeyID, Account: i.Account, User: i.User, Profile: i.Profile, Added: i.Added, Rotation: i.Rotation()}
+	if _, err := l.kept.Source(i.Name)(ctx); err != nil {
+		k.Problem = explain(err).Message
+	}
+	return k
+}
+
+// described is a key of the catalogue: its name as people say it, and where it rests.
+func (l local) described(key string) control.KeyInfo {
+	out := control.KeyInfo{Name: key, Custody: l.cfg.Keys[key].Custody}
+	if ofProfile, ok := strings.CutPrefix(key, custody.ProfileKey("")); ok {
+		out.Name, out.Custody = ofProfile, "profile"
+		if i, ok := l.kept.ForProfile(ofProfile); ok {
+			out.Name, out.Custody = i.Name, i.Custody
+		}
+		if strings.HasPrefix(ofProfile, "(") { // no profile's name; see environmentKey
+			out.Custody = custodyEnv
+		}
+	}
+	return out
+}
+
+// AddKey implements control.Service.
+func (l local) AddKey(ctx context.Context, k control.NewKey) (control.KeyInfo, error) {
+	none := control.KeyInfo{}
+	configured := l.cfg.Keys[k.Name].Custody
+	switch where := cmp.Or(k.Custody, configured, custodySealed); {
+	case configured != "" && configured != where:
+		return none, &control.Error{Kind: "config", Message: "key " + k.Name + " has custody " + configured + " in " + l.cfg.File + "; change that, or leave --custody out"}
+	case where != custodySealed && where != custodyKeyring:
+		return none, &control.Error{Kind: "config", Message: "key " + k.Name + " has custody " + where + " in " + l.cfg.File + ", where stsbroker puts nothing: it can be sealed or keyring"}
+	default:
+		k.Custody = where
+	}
+	if k.Custody == custodySealed {
+		if err := l.vault.Ready(); err != nil {
+			return none, about("key", k.Name, err)
+		}
+	}
+	if err := l.makeState(); err != nil {
+		return none, err
+	}
+	pair := custody.Pair{KeyID: k.KeyID, Secret: broker.NewSecret(k.Secret)}
+	o := custody.AddOptions{Replace: k.Replace, Profile: k.Profile}
+	if !k.Unverified {
+		id, err := l.sts.WhoAmI(ctx, l.siteOf(k.Profile), pair.Material())
+		if err != nil {
+			e := about("key", k.Name, err).(*control.Error)
+			e.Message += "; it was not put in custody (--unverified does so all the same)"
+			return none, e
+		}
+		o.Account, o.User = id.Account, userOf(id.ARN)
+	}
+	if err := l.kept.Add(ctx, k.Name, k.Custody, pair, o); err != nil {
+		return none, about("key", k.Name, err)
+	}
+	l.log.Info("a key was put in custody", zap.String("key", k.Name), zap.String("key_id", k.KeyID), zap.String("custody", k.Custody))
+	l.keyChanged(k.Name, k.Profile)
+	i, _ := l.kept.Info(k.Name)
+	return l.keptKey(ctx, i), nil
+}
+
+// siteOf is where STS is asked for a profile, or for a key that has none yet.
+func (l local) siteOf(profile string) awssts.Site {
+	if at, ok := l.catalog.sites[profile]; ok && profile != "" {
+		return at
+	}
+	return awssts.Site{Region: cmp.Or(l.getenv("AWS_REGION"), l.cfg.STS.Region, l.catalog.region, "us-east-1")}
+}
+
+// userOf is the name of the IAM user that an ARN of GetCallerIdentity tells, "" for none.
+func userOf(arn string) string {
+	_, user, ok := strings.Cut(arn, ":user/")
+	if !ok {
+		return ""
+	}
+	return user[strings.LastIndexByte(user, '/')+1:]
+}
+
+// keyChanged lets everything that signs with the key try again.
+func (l local) keyChanged(name, profile string) {
+	l.broker.Mended(func(p broker.Profile) bool {
+		return p.Parent.Key == name || profile != "" && p.Parent.Key == custody.ProfileKey(profile)
+	})
+}
+
+// RemoveKey implements control.Service.
+func (l local) RemoveKey(ctx context.Context, name string) error {
+	i, ok := l.kept.Info(name)
+	if !ok {
+		return l.notKept(name)
+	}
+	if err := l.kept.Remove(ctx, name); err != nil {
+		return about("key", name, err)
+	}
+	l.log.Info("a key was removed from custody", zap.String("key", name), zap.String("key_id", i.KeyID))
+	return nil
+}
+
+func (l local) notKept(name string) error {
+	hint := didYouMean(name, l.kept.Names())
+	if k, ok := l.cfg.Keys[name]; ok {
+		hint = "; its custody is " + k.Custody + ", where stsbroker changes nothing"
+		if k.Custody == custodySealed || k.Custody == custodyKeyring {
+			hint = "; stsbroker keys add " + name + " puts it there"
+		}
+	} else if _, ok := l.catalog.keys[custody.ProfileKey(name)]; ok {
+		hint = "; it stands in the AWS files, and stsbroker keys import " + name + " takes it over"
+	}
+	return &control.Error{Kind: "config", Message: "stsbroker keeps no key " + name + hint}
+}
+
+// RotateKey implements control.Service.
+func (l local) RotateKey(ctx context.Context, r control.RotateRequest) (control.Rotation, error) {
+	out := control.Rotation{Name: r.Name, Steps: []string{}}
+	if _, ok := l.kept.Info(r.Name); !ok {
+		return out, l.notKept(r.Name)
+	}
+	iam, err := l.iam()
+	if err != nil {
+		return out, err
+	}
+	o := custody.RotateOptions{Grace: time.Duration(r.Grace * float64(time.Second)), DryRun: r.DryRun}
+	if r.Profile != "" {
+		set, err := l.get(ctx, r.Profile)
+		if err != nil {
+			return out, err
+		}
+		m := set.Material()
+		o.Sign = &m
+	}
+	if !r.DryRun {
+		l.log.Info("a key is rotated", zap.String("key", r.Name))
+	}
+	done, err := l.kept.Rotate(ctx, r.Name, iam, o)
+	if err != nil {
+		return out, about("key", r.Name, err)
+	}
+	out.Steps = append(out.Steps, done.Steps...)
+	out.KeyID, out.OldKeyID, out.DeleteAfter, out.Hint = done.KeyID, done.Old, done.DeleteAfter, done.Hint()
+	if !r.DryRun {
+		l.log.Info("a key was rotated", zap.String("key", r.Name), zap.String("key_id", out.KeyID), zap.String("old_key_id", out.OldKeyID))
+		i, _ := l.kept.Info(r.Name)
+		l.keyChanged(r.Name, i.Profile)
+	}
+	return out, nil
+}
+
+// iam is a client of IAM, made when one is needed: keys are rotated a few times a year.
+func (a *app) iam() (*awsiam.Client, error) {
+	endpoint := a.getenv(varEndpointIAM)
+	if endpoint == "" && a.getenv(varEndpointURL) != "" {
+		return nil, &control.Error{Kind: "config", Message: varEndpointURL + " is set, so the keys are of another issuer than AWS, and " + varEndpointIAM + " is not: set it to where that issuer changes access keys"}
+	}
+	o := awsiam.Options{Endpoint: endpoint, STS: a.getenv(varEndpointURL), Region: a.siteOfKeys().Region}
+	if !a.system {
+		o.Proxy = http.ProxyFromEnvironment
+	}
+	var err error
+	if o.RootCAs, err = a.roots(); err != nil {
+		return nil, err
+	}
+	return awsiam.New(o)
+}
+
+func (a *app) siteOfKeys() awssts.Site { return local{app: a}.siteOf("") }
+
+// tidyKeys deletes the old keys of rotations whose time of grace has passed.
+func (a *app) tidyKeys(ctx context.Context) error {
+	ticker := time.NewTicker(time.Hour)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		for _, i := range a.kept.List() {
+			if i.Old == "" || i.DeleteAfter.IsZero() || time.Now().Before(i.DeleteAfter) {
+				continue
+			}
+			iam, err := a.iam()
+			if err == nil {
+				_, err = a.kept.Tidy(ctx, i.Name, iam, time.Now())
+			}
+			if err != nil {
+				a.log.Warn("the old key of a rotation could not be deleted; stsbroker keys rotate tries again", zap.String("key", i.Name), zap.String("old_key_id", i.Old), zap.Error(err))
+				continue
+			}
+			a.log.Info("the old key of a rotation was deleted", zap.String("key", i.Name), zap.String("old_key_id", i.Old))
+		}
+	}
+}
+
+// makeState makes the state folder where it is missing.
+func (p place) makeState() error { return securefile.MakeFolder(p.state) }
+
+// wrappedIdentity is the file in the state folder that leads to the identity: sealed
+// itself, or a word that it is in the OS keyring.
+func (p place) wrappedIdentity() string { return filepath.Join(p.state, "identity") }
