@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -26,7 +24,6 @@ const (
 	indexLimit   = 4 << 20 // bytes; a thousand keys with the longest names fit
 
 	lockPatience = 10 * time.Second // for another process that changes keys
-	lockPoll     = 20 * time.Millisecond
 )
 
 // KeptFiles are the paths of what [Kept] has in the state folder dir beside its chests.
@@ -126,8 +123,7 @@ func OpenKept(dir string, chests map[string]Chest) (k *Kept, warning error) {
 // one writes the index. A chest that cannot tell what it holds is asked for names
 // alone. The error is the warning of [OpenKept].
 func (k *Kept) Refresh(ctx context.Context, names ...string) error {
-	truth, same, err := k.look(ctx, names)
-	if err != nil || same {
+	if _, same, err := k.look(ctx, names); err != nil || same {
 		return err
 	}
 	release, err := k.tryLock()
@@ -135,7 +131,8 @@ func (k *Kept) Refresh(ctx context.Context, names ...string) error {
 		return err
 	}
 	defer release()
-	if truth, same, err = k.look(ctx, names); err != nil || same {
+	truth, same, err := k.look(ctx, names)
+	if err != nil || same {
 		return err
 	}
 	return k.writeIndex(truth)
@@ -528,49 +525,46 @@ func (k *Kept) writeIndex(m map[string]Info) error {
 // lock waits until nobody else changes a key. A goroutine of this process waits like
 // another process: the lock is the open file's.
 func (k *Kept) lock(ctx context.Context) (release func(), err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, lockPatience, errBusy)
+	path, err := k.lockFile()
+	if err != nil {
+		return nil, err
+	}
+	late, cancel := context.WithTimeout(ctx, lockPatience)
 	defer cancel()
-	for {
-		if release, err := k.tryLock(); release != nil || err != nil {
-			return release, err
-		}
-		select {
-		case <-time.After(lockPoll):
-			continue
-		case <-ctx.Done():
-		}
-		if err := context.Cause(ctx); !errors.Is(err, errBusy) {
-			return nil, err
-		}
-		return nil, &broker.Error{Kind: broker.KindUnavailable, Own: true, Public: fmt.Sprintf("%s has been changing the keys in %s for %v: wait for it, or end it", k.holder(), k.dir, lockPatience)}
-	}
-}
-
-var errBusy = errors.New("busy")
-
-// tryLock returns nil where somebody else has the lock.
-func (k *Kept) tryLock() (release func(), err error) {
-	if err := securefile.MakeFolder(k.dir); err != nil {
-		return nil, fault("state folder: %v", err)
-	}
-	path := filepath.Join(k.dir, keptLockFile)
-	release, held, err := securefile.Lock(path)
+	release, err = securefile.OwnWithin(late, path)
+	busy, isBusy := errors.AsType[securefile.Busy](err)
 	switch {
+	case ctx.Err() != nil && err != nil:
+		return nil, context.Cause(ctx)
+	case isBusy:
+		return nil, &broker.Error{Kind: broker.KindUnavailable, Own: true, Public: fmt.Sprintf("%s has been changing the keys in %s for %v: wait for it, or end it", busy.Holder, k.dir, lockPatience)}
 	case err != nil:
 		return nil, fault("state folder: %v", err)
-	case held:
-		_ = os.WriteFile(path, strconv.AppendInt(nil, int64(os.Getpid()), 10), 0o600) // for who waits; Windows lets nobody write there
 	}
 	return release, nil
 }
 
-// holder names the process that has the lock.
-func (k *Kept) holder() string {
-	raw, err := securefile.Read(filepath.Join(k.dir, keptLockFile), 20)
-	if pid, perr := strconv.Atoi(string(raw)); err == nil && perr == nil && pid > 0 {
-		return fmt.Sprintf("process %d", pid)
+// tryLock returns nil where somebody else has the lock.
+func (k *Kept) tryLock() (release func(), err error) {
+	path, err := k.lockFile()
+	if err != nil {
+		return nil, err
 	}
-	return "another stsbroker"
+	release, err = securefile.Own(path)
+	if _, busy := errors.AsType[securefile.Busy](err); busy {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fault("state folder: %v", err)
+	}
+	return release, nil
+}
+
+func (k *Kept) lockFile() (string, error) {
+	if err := securefile.MakeFolder(k.dir); err != nil {
+		return "", fault("state folder: %v", err)
+	}
+	return filepath.Join(k.dir, keptLockFile), nil
 }
 
 // clip shortens what is not known to be short.

@@ -210,7 +210,6 @@ func TestLocked(t *testing.T) {
 	if err := h.again(false); err != nil {
 		t.Fatal(err)
 	}
-	before := map[string]string{}
 	look := func() map[string]string {
 		m := map[string]string{}
 		entries, err := os.ReadDir(h.dir)
@@ -224,7 +223,7 @@ func TestLocked(t *testing.T) {
 		}
 		return m
 	}
-	before = look()
+	before := look()
 	_, err := h.Source("work")(t.Context())
 	locked := broker.Locked().Public
 	for _, err := range []error{

@@ -8,12 +8,12 @@
 package vault
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -36,7 +36,6 @@ const (
 	lockMark = ".lock"
 
 	patience = 10 * time.Second // for another process that changes the blob
-	poll     = 20 * time.Millisecond
 )
 
 // Files are the paths of the blobs and locks of the state folder dir.
@@ -263,29 +262,16 @@ func (v *Vault) lock(path string) (release func(), err error) {
 	if err := securefile.MakeFolder(v.dir); err != nil {
 		return nil, fault("state folder: %v", err)
 	}
-	path += lockMark
-	// A goroutine of this process waits like another process: the lock is the open file's.
-	for began := time.Now(); ; time.Sleep(poll) {
-		release, held, err := securefile.Lock(path)
-		switch {
-		case err != nil:
-			return nil, fault("state folder: %v", err)
-		case held:
-			_ = os.WriteFile(path, strconv.AppendInt(nil, int64(os.Getpid()), 10), 0o600) // for who waits; Windows lets nobody write there
-			return release, nil
-		case time.Since(began) > patience:
-			return nil, &broker.Error{Kind: broker.KindUnavailable, Own: true, Public: fmt.Sprintf("%s has been changing %s for %v: wait for it, or end it", holder(path), strings.TrimSuffix(path, lockMark), patience)}
-		}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	release, err = securefile.OwnWithin(ctx, path+lockMark)
+	if busy, ok := errors.AsType[securefile.Busy](err); ok {
+		return nil, &broker.Error{Kind: broker.KindUnavailable, Own: true, Public: fmt.Sprintf("%s has been changing %s for %v: wait for it, or end it", busy.Holder, path, patience)}
 	}
-}
-
-// holder names the process that has the lock.
-func holder(path string) string {
-	raw, err := securefile.Read(path, 20)
-	if pid, perr := strconv.Atoi(string(raw)); err == nil && perr == nil && pid > 0 {
-		return fmt.Sprintf("process %d", pid)
+	if err != nil {
+		return nil, fault("state folder: %v", err)
 	}
-	return "another stsbroker"
+	return release, nil
 }
 
 func fault(format string, args ...any) error {

@@ -255,9 +255,8 @@ func (l local) AddKey(ctx context.Context, k control.NewKey) (control.KeyInfo, e
 	if !k.Unverified {
 		id, err := l.sts.WhoAmI(ctx, l.siteOf(k.Profile), pair.Material())
 		if err != nil {
-			e := about("key", k.Name, err).(*control.Error)
-			e.Message += "; it was not put in custody (--unverified does so all the same)"
-			return none, e
+			e := explain(err)
+			return none, &control.Error{Kind: e.Kind, Message: "key " + k.Name + ": " + e.Message + "; it was not put in custody (--unverified does so all the same)"}
 		}
 		o.Account, o.User = id.Account, userOf(id.ARN)
 	}

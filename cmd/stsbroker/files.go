@@ -113,6 +113,9 @@ func (a *app) writeEnvTokens() error {
 	return nil
 }
 
+// tokensKnown is false while their secret rests in custody that is locked.
+func (a *app) tokensKnown() bool { return a.tokens.Locked() == nil }
+
 // writeTokenFiles brings them all up to date, when tokens have become known.
 func (a *app) writeTokenFiles() error {
 	err := a.writeEnvTokens()
@@ -200,7 +203,7 @@ func (k tokenFile) problem() string {
 	case err != nil:
 		return err.Error()
 	case held == "":
-		if k.tokens.Locked() != nil {
+		if !k.tokensKnown() {
 			return "it is written when custody is unlocked: run stsbroker unlock"
 		}
 		return "it is missing, and is written again within a minute"
@@ -211,11 +214,11 @@ func (k tokenFile) problem() string {
 // write brings the file up to date, whole at every moment. There is no newline at its
 // end: several SDKs take one for part of the token (wire contract, line 5).
 func (k tokenFile) write() error {
-	value, _, err := k.tokens.Rotate(k.Name, k.Profiles, k.UID, time.Now())
-	switch {
-	case k.tokens.Locked() != nil: // there is none to write; the unlock writes it
+	if !k.tokensKnown() { // there is none to write; the unlock writes it
 		return nil
-	case err != nil:
+	}
+	value, _, err := k.tokens.Rotate(k.Name, k.Profiles, k.UID, time.Now())
+	if err != nil {
 		return err
 	}
 	held, err := k.held()

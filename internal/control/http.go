@@ -348,7 +348,7 @@ func (c *Client) Child(ctx context.Context, profile, resume string) (Child, erro
 
 // SignIn implements [Service].
 func (c *Client) SignIn(ctx context.Context, profile string, device bool) (SignIn, error) {
-	resp, err := c.open(ctx, "sign-in", request{Profile: profile, Device: device})
+	resp, err := c.open(ctx, "sign-in", request{Profile: profile, Device: device}) //nolint:bodyclose // Wait closes it
 	if err != nil {
 		return SignIn{}, err
 	}
