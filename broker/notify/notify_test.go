@@ -51,6 +51,7 @@ func TestWords(t *testing.T) {
 			n.Observe(e)
 			time.Sleep(time.Minute)
 		}
+		synctest.Wait()
 		want := []string{
 			"0 stsbroker: login needed soon: The session of profile dev ends in 15 min. To go on without a gap, run: stsbroker login dev",
 			"0 stsbroker: login needed soon: The session of profile ops ends soon. To go on without a gap, run: stsbroker login ops",
@@ -116,6 +117,7 @@ func TestThreeAMinute(t *testing.T) {
 				}
 				time.Sleep(time.Second)
 			}
+			synctest.Wait()
 			most = max(most, len(*lines)-before)
 			if minute == 0 && len(*lines) != 3 {
 				t.Errorf("told %d times in the first minute", len(*lines))
@@ -138,6 +140,7 @@ func TestLockedIsToldOnce(t *testing.T) {
 			n.Observe(failed(fmt.Sprintf("p%d", i), broker.KindLocked))
 			time.Sleep(time.Minute)
 		}
+		synctest.Wait()
 		if len(*lines) != 1 {
 			t.Errorf("told %d times", len(*lines))
 		}

@@ -139,6 +139,8 @@ func (c *cataloguer) awsSource(s awsconfig.Source) broker.Ref {
 		return broker.Ref{Key: custody.ProfileKey(s.Key)}
 	case s.Profile != "":
 		return c.signer(broker.Ref{Profile: s.Profile})
+	case s.SSO != nil:
+		return c.identityCenterSource(*s.SSO)
 	case s.Ambient == awsconfig.AmbientEnvironment:
 		return broker.Ref{Key: c.environmentKey()}
 	}

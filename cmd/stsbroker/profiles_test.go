@@ -13,6 +13,7 @@ import (
 	"github.com/stsbroker/stsbroker/broker/awsconfig"
 	"github.com/stsbroker/stsbroker/broker/awssts"
 	"github.com/stsbroker/stsbroker/broker/custody"
+	"github.com/stsbroker/stsbroker/broker/login"
 )
 
 // files is what a catalogue is built from.
@@ -42,7 +43,7 @@ func catalogOf(t *testing.T, f files, env map[string]string) catalog {
 	if warning != nil {
 		t.Fatal(warning)
 	}
-	c := cataloguer{kept: kept, place: place{home: dir, getenv: func(name string) string { return env[name] }}, cfg: cfg, aws: awsconfig.Load(aws), files: aws, sts: sts, self: "/x/stsbroker"}
+	c := cataloguer{kept: kept, login: login.New(login.Options{}), place: place{home: dir, getenv: func(name string) string { return env[name] }}, cfg: cfg, aws: awsconfig.Load(aws), files: aws, sts: sts, self: "/x/stsbroker"}
 	return c.build()
 }
 
@@ -376,5 +377,43 @@ func TestAmbientThatFindsNothing(t *testing.T) {
 		if e, ok := errors.AsType[*broker.Error](err); !ok || !strings.HasPrefix(e.Public, nothing+tc.half+machine) || e.Kind != broker.KindUnavailable {
 			t.Errorf("%v: %v", tc.env, err)
 		}
+	}
+}
+
+// Profiles of IAM Identity Center know their sign-in, and so does what is over them.
+func TestIdentityCenterProfiles(t *testing.T) {
+	c := catalogOf(t, files{config: `
+[sso-session corp]
+sso_region = eu-west-1
+sso_start_url = https://corp.awsapps.com/start
+[profile admin]
+sso_session = corp
+sso_account_id = 123456789012
+sso_role_name = Admin
+[profile over]
+role_arn = arn:aws:iam::123456789012:role/over
+source_profile = admin
+[profile beside]
+role_arn = arn:aws:iam::123456789012:role/beside
+sso_session = corp
+sso_account_id = 123456789012
+sso_role_name = Reader
+[profile cli]
+login_session = arn:aws:iam::123456789012:user/me
+`}, nil)
+	for _, name := range []string{"admin", "over", "beside"} {
+		if p := c.get(t, name); p.Unservable != nil || c.signIns[name].String() != "corp" {
+			t.Errorf("%s: sign-in %q, %v", name, c.signIns[name], p.Unservable)
+		}
+	}
+	if p := c.get(t, "admin"); p.SignIn != "corp" || p.Region != "eu-west-1" || p.Action != "GetRoleCredentials" || p.Bucket == "" {
+		t.Errorf("%+v", p)
+	}
+	source := c.get(t, c.get(t, "beside").Parent.Profile)
+	if !source.Hidden || source.SignIn != "corp" || source.Minter.Digest() == c.get(t, "admin").Minter.Digest() {
+		t.Errorf("what signs for beside: %+v", source)
+	}
+	if p := c.get(t, "cli"); p.Unservable == nil || !strings.Contains(p.Unservable.Error(), "aws configure export-credentials --profile cli") {
+		t.Errorf("login_session: %v", p.Unservable)
 	}
 }

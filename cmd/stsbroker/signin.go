@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"path/filepath"
@@ -55,6 +56,18 @@ func (d *draft) identityCenter(p awsconfig.SSO) {
 	if d.out.Region == "" {
 		d.out.Region = p.Region
 	}
+}
+
+// identityCenterSource is the hidden profile of what signs for a role that has its
+// sso_ lines beside role_arn.
+func (c *cataloguer) identityCenterSource(p awsconfig.SSO) broker.Ref {
+	name := "(" + p.RoleName + " in " + p.AccountID + " of " + cmp.Or(p.Session, p.StartURL) + ")"
+	if !slices.ContainsFunc(c.out.profiles, func(p broker.Profile) bool { return p.Name == name }) {
+		d := c.draft(broker.Profile{Name: name, Hidden: true, Region: p.Region, Origin: "sso_account_id beside role_arn"}, awsconfig.Endpoint{})
+		d.identityCenter(p)
+		c.add(d.out)
+	}
+	return broker.Ref{Profile: name}
 }
 
 // signedIn tells profiles over a sign-in which one that is.

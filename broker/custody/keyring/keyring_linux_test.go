@@ -100,12 +100,16 @@ func gnome(t *testing.T) *dbus.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	select {
-	case <-owned:
-	case <-time.After(10 * time.Second):
-		t.Fatal("gnome-keyring-daemon does not come up")
+	for {
+		select {
+		case s := <-owned:
+			if s.Name == "org.freedesktop.DBus.NameOwnerChanged" {
+				return conn
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("gnome-keyring-daemon does not come up")
+		}
 	}
-	return conn
 }
 
 // lock and unlock change the login collection without a prompt.
