@@ -31,7 +31,7 @@ func opened(dir string, id seal.Identity) *vault.Vault {
 
 func lockedVault(dir string) *vault.Vault {
 	v := vault.New(dir)
-	v.SetLocked()
+	v.SetLocked("")
 	return v
 }
 

@@ -83,7 +83,7 @@ func newHouse(t testing.TB) *house {
 // again is a new process.
 func (h *house) again(open bool) (warning error) {
 	h.vault = vault.New(h.dir)
-	h.vault.SetLocked()
+	h.vault.SetLocked("")
 	if open {
 		h.vault.Open(h.id)
 	}

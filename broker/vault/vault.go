@@ -38,11 +38,17 @@ const (
 	patience = 10 * time.Second // for another process that changes the blob
 )
 
-// Files are the paths of the blobs and locks of the state folder dir.
-func Files(dir string) []string {
-	var paths []string
+// Blobs are the paths of the blobs of the state folder dir.
+func Blobs(dir string) (paths []string) {
 	for _, name := range []string{Keys, Logins, TokenSecret} {
-		path := filepath.Join(dir, name)
+		paths = append(paths, filepath.Join(dir, name))
+	}
+	return paths
+}
+
+// Files are those paths, and the locks beside them.
+func Files(dir string) (paths []string) {
+	for _, path := range Blobs(dir) {
 		paths = append(paths, path, path+lockMark)
 	}
 	return paths
@@ -79,6 +85,7 @@ type Vault struct {
 	mu    sync.RWMutex
 	state State
 	id    seal.Identity // zero unless state is Open
+	why   string        // it is Locked
 }
 
 // New returns the vault of the state folder dir, without an identity. The folder need
@@ -103,17 +110,19 @@ func (v *Vault) Open(id seal.Identity) {
 func (v *Vault) Lock() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.id = seal.Identity{}
+	v.id, v.why = seal.Identity{}, ""
 	if v.state == Open {
 		v.state = Locked
 	}
 }
 
-// SetLocked says that there is an identity, which nobody has given yet.
-func (v *Vault) SetLocked() {
+// SetLocked says that there is an identity, which nobody has given yet. why is for who
+// asks for what is locked: one line that ends with what to do, "" where that is to
+// unlock and no more.
+func (v *Vault) SetLocked(why string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.id, v.state = seal.Identity{}, Locked
+	v.id, v.state, v.why = seal.Identity{}, Locked, why
 }
 
 // State reports whether the vault has its identity.
@@ -137,7 +146,11 @@ func (v *Vault) identity() (seal.Identity, error) {
 	case Open:
 		return v.id, nil
 	case Locked:
-		return seal.Identity{}, broker.Locked()
+		e := broker.Locked()
+		if v.why != "" {
+			e.Public = "custody is locked: " + v.why
+		}
+		return seal.Identity{}, e
 	case None:
 	}
 	return seal.Identity{}, fault("there is no identity to seal with: set STSBROKER_IDENTITY_FILE to a path (an age identity is made there), or give the service the systemd credential stsbroker-identity, or run stsbroker unlock, which keeps one in the OS keyring or behind a passphrase")

@@ -128,7 +128,7 @@ func TestStates(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := contents(t, filepath.Join(dir, Keys))
-	for _, lock := range []func(){v.Lock, v.SetLocked, func() { v.Open(seal.Identity{}) }} {
+	for _, lock := range []func(){v.Lock, func() { v.SetLocked("the stick is not in: run stsbroker unlock") }, func() { v.Open(seal.Identity{}) }} {
 		lock()
 		kind, words := broker.KindLocked, "stsbroker unlock"
 		if v.State() == None {

@@ -45,7 +45,7 @@ func (a *app) openCustody(writes bool) error {
 	case !id.IsZero():
 		a.vault.Open(id.Identity)
 	case id.locked:
-		a.vault.SetLocked()
+		a.vault.SetLocked(id.why())
 		a.log.Warn("custody is locked; run stsbroker unlock", zap.String("identity", id.path), zap.String("problem", id.problem))
 	}
 	kept, warning := custody.OpenKept(a.state, map[string]custody.Chest{custodySealed: custody.SealedChest(a.vault), custodyKeyring: keyring.New(a.getenv)})
@@ -61,6 +61,13 @@ func (a *app) opensState(id seal.Identity) bool {
 	a.custody.Lock()
 	defer a.custody.Unlock()
 	return !a.identity.IsZero() && a.identity.Same(id)
+}
+
+// lockedBy says why custody is locked, "" where it is not.
+func (a *app) lockedBy() string {
+	a.custody.Lock()
+	defer a.custody.Unlock()
+	return a.standingOfCustody().Problem
 }
 
 // Custody implements control.Service.
@@ -106,6 +113,8 @@ func (a *app) open(ctx context.Context, u control.Unlocking) error {
 			return &control.Error{Kind: "locked", Message: cmp.Or(found.problem, "there is no identity to open custody with; stsbroker unlock makes one")}
 		}
 		id = found
+	case len(u.Wrapped) == 0 && a.vault.State() == vault.None: // it would be forgotten at the end, with all that it sealed
+		return &control.Error{Kind: "config", Message: "there is no identity yet, and this one would rest nowhere; run stsbroker unlock"}
 	default:
 		var err error
 		if id.Identity, err = seal.ParseIdentity([]byte(u.Identity)); err != nil {
@@ -129,12 +138,12 @@ func (a *app) open(ctx context.Context, u control.Unlocking) error {
 	// An identity that is not the one of what is there opens nothing, and must not be sealed for.
 	was := a.vault.State()
 	a.vault.Open(id.Identity)
-	for _, blob := range []string{vault.Keys, vault.Logins, vault.TokenSecret} {
+	for _, blob := range vault.Blobs("") {
 		if _, err := a.vault.Read(blob); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			if was == vault.Open {
 				a.vault.Open(a.identity.Identity)
 			} else {
-				a.vault.SetLocked()
+				a.vault.SetLocked(a.identity.why())
 			}
 			return err
 		}

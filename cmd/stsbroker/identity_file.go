@@ -55,6 +55,14 @@ type identity struct {
 	problem string // why it is locked, in one line
 }
 
+// why is the problem for who asks for what is locked; "" where an unlock is all it takes.
+func (id identity) why() string {
+	if id.how == howPassphrase || id.how == howPlugin {
+		return ""
+	}
+	return id.problem
+}
+
 // findIdentity looks for the identity: in the file that the environment names, as a
 // systemd credential, and where the state folder says. A file that is named and missing
 // is made, if mayMake; else there is none yet. With an error the identity has path and
@@ -70,7 +78,13 @@ func (p place) findIdentity(mayMake bool) (identity, error) {
 			return id.parse(raw, err)
 		}
 	}
-	return p.stateIdentity()
+	id, err := p.stateIdentity()
+	if there := p.sealedFile(); err == nil && id.IsZero() && !id.locked && there != "" {
+		id.locked = true
+		id.path, id.from = there, "nobody"
+		id.problem = fmt.Sprintf("%s was sealed for an identity that nothing names now: set %s again and start serve anew, or move what is sealed away to begin anew", there, varIdentityFile)
+	}
+	return id, err
 }
 
 func (p place) namedIdentity(named string, mayMake bool) (identity, error) {
@@ -84,7 +98,12 @@ func (p place) namedIdentity(named string, mayMake bool) (identity, error) {
 	}
 	raw, err := securefile.Read(path, seal.IdentityLimit)
 	if errors.Is(err, fs.ErrNotExist) {
-		if !mayMake {
+		switch there := p.sealedFile(); {
+		case there != "": // another one would open nothing of it: a stick is not in, or a name is mistyped
+			id.locked = true
+			id.problem = fmt.Sprintf("%s is missing, and %s was sealed for the identity that was there: put it back and run stsbroker unlock, or move what is sealed away to begin anew", path, there)
+			return id, nil
+		case !mayMake:
 			return identity{}, nil
 		}
 		if err := makeIdentity(path); err != nil {
@@ -114,6 +133,17 @@ func (p place) namedIdentity(named string, mayMake bool) (identity, error) {
 	default:
 		return id.parse(raw, nil)
 	}
+}
+
+// sealedFile is a file of the state folder that only its identity opens, "" where there
+// is none.
+func (p place) sealedFile() string {
+	for _, path := range append(vault.Blobs(p.state), p.leasesFile()) {
+		if _, err := os.Lstat(path); err == nil {
+			return path
+		}
+	}
+	return ""
 }
 
 // stateIdentity is the one that unlock made: sealed with a passphrase, or in the OS keyring.
@@ -242,7 +272,7 @@ func (a *app) closeState() error {
 
 // sealed tells status where leases rest, nil for in memory only.
 func (a *app) sealed() *control.Sealed {
-	if a.leases == nil || a.vault.State() == vault.None {
+	if a.leases == nil || a.vault.State() != vault.Open {
 		return nil
 	}
 	out := &control.Sealed{File: a.leasesFile(), Identity: a.identity.path, From: a.identity.from}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"filippo.io/age/plugin"
@@ -174,7 +175,10 @@ func newInKeyring(ctx context.Context, s control.Service) (control.Custody, erro
 		return control.Custody{}, err
 	}
 	text, err := ring.Identity(ctx)
-	if err != nil { // none yet; one that a lost state folder left behind is as good as a new one
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return control.Custody{}, err
+	}
+	if err != nil { // one that a lost state folder left behind is as good as a new one
 		if text, err = seal.MakeIdentity(); err != nil {
 			return control.Custody{}, err
 		}

@@ -133,10 +133,20 @@ func browserSignIn(ctx context.Context, s control.Service, p control.Profile, o 
 	if err != nil {
 		return control.Profile{}, err
 	}
-	// The end of a sign-in that somebody else does in his browser is waited for too.
-	wait := func() (control.Profile, error) {
-		return patiently(ctx, "the sign-in to "+at.Session, func(context.Context) (control.Profile, error) { return at.Wait() })
+	// The end of a sign-in that somebody else does in his browser is waited for too. Then
+	// the page that led there has been read.
+	type outcome struct {
+		held control.Profile
+		err  error
 	}
+	over := make(chan outcome, 1)
+	waiting, end := context.WithCancel(ctx)
+	defer end()
+	go func() {
+		held, err := at.Wait()
+		over <- outcome{held, err}
+		end()
+	}()
 	code := ""
 	if at.Code != "" {
 		code = ", and check that it shows the code " + at.Code
@@ -150,13 +160,16 @@ func browserSignIn(ctx context.Context, s control.Service, p control.Profile, o 
 		place, err := findPlace(&globals{}, false)
 		if err == nil {
 			remark("profile %s: sign in to %s in the browser", p.Name, at.Session)
-			err = place.browse(ctx, opener, broker.NewSecret(at.URL), pageReading)
+			err = place.browse(waiting, opener, broker.NewSecret(at.URL), pageReading)
 		}
 		if err != nil {
 			remark("profile %s: no browser could be opened (%v); open %s yourself", p.Name, err, at.URL)
 		}
 	}
-	return wait()
+	return patiently(ctx, "the sign-in to "+at.Session, func(context.Context) (control.Profile, error) {
+		out := <-over
+		return out.held, out.err
+	})
 }
 
 // hasDisplay reports whether a browser that is opened here is before the person who
@@ -198,7 +211,9 @@ func giveCode(ctx context.Context, s control.Service, profile string) (control.P
 		if err != nil {
 			return p, err
 		}
-		held, err := patiently(ctx, "STS to take the code", func(ctx context.Context) (control.Profile, error) { return s.Login(ctx, profile, code) })
+		held, err := orUnlock(ctx, s, func() (control.Profile, error) { // the code is good for that long, and asked for once
+			return patiently(ctx, "STS to take the code", func(ctx context.Context) (control.Profile, error) { return s.Login(ctx, profile, code) })
+		})
 		switch {
 		case err == nil || !terminal:
 			return held, err

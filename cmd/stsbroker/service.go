@@ -147,7 +147,7 @@ func (l local) Status(_ context.Context, profile string) (control.Status, error)
 	out := control.Status{
 		Version: buildVersion(), PID: os.Getpid(), Started: l.started, Container: l.urls, IMDS: l.imds, Changed: l.changed(),
 		Lame: []control.Region{}, Profiles: []control.Profile{}, Socket: l.socket, TokenFiles: []control.File{}, Files: []control.File{}, Sealed: l.sealed(),
-		Custody: l.vault.State().String(),
+		Custody: l.vault.State().String(), Problem: l.lockedBy(),
 	}
 	for _, f := range l.cfg.TokenFiles {
 		k := tokenFile{app: l.app, TokenFileConfig: f, path: l.tokenFile(f)}

@@ -118,7 +118,11 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 		showFile(w, c, "credentials", f)
 	}
 	if st.Custody == vault.Locked.String() {
-		fmt.Fprintln(w, c.red("custody is locked; run stsbroker unlock"))
+		why := ""
+		if st.Problem != "" {
+			why = " (" + oneLine(st.Problem) + ")"
+		}
+		fmt.Fprintln(w, c.red("custody is locked; run stsbroker unlock"+why))
 	}
 	if s := st.Sealed; s != nil {
 		disk := ""

@@ -80,15 +80,16 @@ type Status struct {
 	Version    string    `json:"version"`
 	PID        int       `json:"pid"`
 	Started    time.Time `json:"started"`
-	Container  []string  `json:"container"`        // addresses of the container door
-	Socket     string    `json:"socket,omitempty"` // that gives credentials
-	IMDS       []IMDS    `json:"imds"`             // the IMDS doors
-	TokenFiles []File    `json:"token_files"`      // files with a token, kept by the broker
-	Files      []File    `json:"files"`            // files with credentials, kept by the broker
-	Sealed     *Sealed   `json:"sealed,omitempty"` // where leases outlive the broker; nil for in memory only
-	Custody    string    `json:"custody"`          // "none", "locked" or "open": what rests sealed
-	Changed    []string  `json:"changed"`          // environment variables that changed something
-	Lame       []Region  `json:"lame_regions"`     // where STS does not answer
+	Container  []string  `json:"container"`                 // addresses of the container door
+	Socket     string    `json:"socket,omitempty"`          // that gives credentials
+	IMDS       []IMDS    `json:"imds"`                      // the IMDS doors
+	TokenFiles []File    `json:"token_files"`               // files with a token, kept by the broker
+	Files      []File    `json:"files"`                     // files with credentials, kept by the broker
+	Sealed     *Sealed   `json:"sealed,omitempty"`          // where leases outlive the broker; nil for in memory only
+	Custody    string    `json:"custody"`                   // "none", "locked" or "open": what rests sealed
+	Problem    string    `json:"custody_problem,omitempty"` // why it is locked, in one line
+	Changed    []string  `json:"changed"`                   // environment variables that changed something
+	Lame       []Region  `json:"lame_regions"`              // where STS does not answer
 	Profiles   []Profile `json:"profiles"`
 }
 
