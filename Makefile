@@ -60,9 +60,9 @@ conformance: ## install and run real STS servers and real AWS clients on loopbac
 	go test -tags conformance -count=1 -v -timeout 20m ./internal/conformance
 
 .PHONY: conformance-all
-conformance-all: ## the same with moto, fakecloud, a SAML provider and all clients; writes docs/sts.md and docs/conformance.md (needs cargo; builds for up to ten minutes)
+conformance-all: ## the same with moto, fakecloud, a SAML provider and all clients; writes docs/sts.md, docs/conformance.md and docs/evening.md (needs cargo; builds for up to ten minutes)
 	go test -tags conformance -count=1 -v -timeout 60m ./internal/conformance -everything \
-		-matrix='$(CURDIR)/docs/sts.md' -doors='$(CURDIR)/docs/conformance.md'
+		-matrix='$(CURDIR)/docs/sts.md' -doors='$(CURDIR)/docs/conformance.md' -evening='$(CURDIR)/docs/evening.md'
 
 # FUZZSKIP leaves targets out. CI leaves out the search for differences from the
 # SDK: what that finds in five seconds is chance, and make test deals it 1,500

@@ -87,6 +87,9 @@ func (l *lease) await(ctx context.Context, patience time.Duration, must *force) 
 	}
 	person := l.spec.Load().byPerson()
 	if !usable && must == nil && person != nil && !l.minting.Load() {
+		if l.locked && person.Kind == KindLoginNeeded { // nobody is asked for a code that was given already
+			person = Locked()
+		}
 		l.mu.Unlock()
 		return nil, person
 	}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -146,7 +147,7 @@ func (b *Broker) all() []*lease {
 
 func (b *Broker) refuse(a Ask, err error) error {
 	e := AsError(err)
-	b.obs.Observe(Event{Kind: EventRefused, Profile: a.Profile, Caller: a.Caller, Err: e})
+	b.obs.Observe(Event{Kind: EventRefused, Profile: cmp.Or(e.Profile, a.Profile), Caller: a.Caller, Err: e})
 	return e
 }
 
@@ -288,7 +289,7 @@ func (b *Broker) Reload(profiles []Profile) {
 
 	for _, l := range gone {
 		l.drop(errStopping)
-		l.wipe(context.WithoutCancel(b.ctx)) // it could not be loaded again: its key names parameters that are gone
+		_ = l.wipe(context.WithoutCancel(b.ctx), b.store.Delete) // it could not be loaded again: its key names parameters that are gone
 	}
 	for _, l := range kept {
 		l.retry()

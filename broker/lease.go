@@ -43,6 +43,7 @@ type lease struct {
 	login    *force // whose code the next mint takes; nil for none
 	mended   bool   // while a mint ran: what it fails of, may be mended by now
 	loaded   bool   // the store was asked
+	locked   bool   // and may have what nobody can read before a person unlocks it
 	counted  uint64 // generations, of the lease that this one took the place of too
 	reminded uint64 // the generation that [EventLoginSoon] was told of
 	// rejected is the key id of a set that STS no longer accepts as a signature,
@@ -316,7 +317,7 @@ func (l *lease) ended() *Error {
 func (l *lease) forgive() {
 	l.mu.Lock()
 	l.tries = tries{began: l.began}
-	l.mended = true
+	l.mended, l.locked = true, false
 	if !l.set.Load().usable(time.Now()) {
 		l.loaded = false
 	}

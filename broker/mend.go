@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -72,18 +73,34 @@ var errForgotten = &Error{Kind: KindUnavailable, Public: "its session was forgot
 // then a prefetched profile is not minted either. What clients already hold is good
 // until it expires. Profiles whose mint parameters are all equal share a set, and so
 // lose it together.
-func (b *Broker) Forget(ctx context.Context, match func(Profile) bool) (n int) {
-	if n = b.forget(ctx, match); n > 0 {
+//
+// When it returns, the store has written that too, as a [Flusher]. The error, an [*Error],
+// says that it could not: then sets may come back after a restart.
+func (b *Broker) Forget(ctx context.Context, match func(Profile) bool) (n int, err error) {
+	if n, err = b.forget(ctx, match); n > 0 {
 		b.obs.Observe(Event{Kind: EventForgotten})
 	}
-	return n
+	if store, ok := b.store.(Flusher); ok && err == nil {
+		err = store.Flush(ctx)
+	}
+	if err == nil {
+		return n, nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok && e.Kind == KindLocked {
+		return n, &Error{Kind: KindLocked, Own: true, Public: "what rests sealed is forgotten only once custody is unlocked: run stsbroker unlock, then log out again", Cause: err}
+	}
+	return n, &Error{Kind: KindUnavailable, Own: true, Public: "what was forgotten may come back after a restart, since it could not be removed from the file; log out again: " + err.Error(), Cause: err}
 }
 
-func (b *Broker) forget(ctx context.Context, match func(Profile) bool) (n int) {
+func (b *Broker) forget(ctx context.Context, match func(Profile) bool) (n int, err error) {
 	if s, ok := b.store.(Locker); ok { // so that it is done in the file too when this returns
 		if unlock, err := s.Lock(ctx, Key{}); err == nil {
 			defer unlock()
 		}
+	}
+	del := b.store.Delete
+	if s, ok := b.store.(Forgetter); ok {
+		del = s.Forget
 	}
 	all := b.of(func(e *entry) bool { return match(e.Profile) })
 	now := time.Now()
@@ -104,7 +121,9 @@ func (b *Broker) forget(ctx context.Context, match func(Profile) bool) (n int) {
 		if k.Subject != "" {
 			continue // an exec's own: not stored, and not to be had again
 		}
-		l.wipe(ctx)
+		if fault := l.wipe(ctx, del); err == nil {
+			err = fault
+		}
 		delete(all, k)
 		// Another takes its place and counts on, so that no generation comes twice.
 		next := newLease(b, k, l.spec.Load())
@@ -117,9 +136,11 @@ func (b *Broker) forget(ctx context.Context, match func(Profile) bool) (n int) {
 		if b.stored(ctx, k) != nil {
 			n++
 		}
-		_ = b.store.Delete(ctx, k)
+		if fault := del(ctx, k); err == nil {
+			err = fault
+		}
 	}
-	return n
+	return n, err
 }
 
 // disown takes away what a lease that is gone holds: whoever found it before it went

@@ -51,7 +51,7 @@ func TestForget(t *testing.T) {
 		}
 		store := b.store.(*mapStore)
 		found := b.lease((*b.profiles.Load())["a"])
-		if n := b.Forget(t.Context(), named("base")); n != 3 {
+		if n, err := b.Forget(t.Context(), named("base")); err != nil || n != 3 {
 			t.Errorf("%d sets were forgotten, want those of base, a and b", n)
 		}
 		if set, err := found.get(t.Context(), time.Now(), patience); !errors.Is(err, errForgotten) {
@@ -72,7 +72,7 @@ func TestForget(t *testing.T) {
 		if s := statusOf(b, "a"); s.KeyID != "" || s.State != StateLogin {
 			t.Errorf("status %+v", s)
 		}
-		if n := b.Forget(t.Context(), named("base")); n != 0 {
+		if n, err := b.Forget(t.Context(), named("base")); err != nil || n != 0 {
 			t.Errorf("%d sets were forgotten twice", n)
 		}
 		if roles[0].mints() != 1 || base.mints() != 1 {
@@ -87,7 +87,7 @@ func TestForget(t *testing.T) {
 			}
 		}
 		// A role alone.
-		if n := b.Forget(t.Context(), named("a")); n != 1 {
+		if n, err := b.Forget(t.Context(), named("a")); err != nil || n != 1 {
 			t.Errorf("%d sets were forgotten of a", n)
 		}
 		if set := b.must(t, "a"); set.Generation != 3 || base.mints() != 2 {
@@ -110,7 +110,7 @@ func TestForgetWhatRests(t *testing.T) {
 		b.stop()
 		again := runOn(t, store, profiles...)
 		again.must(t, "b")
-		if n := again.Forget(t.Context(), named("base")); n != 3 || len(store.m) != 0 {
+		if n, err := again.Forget(t.Context(), named("base")); err != nil || n != 3 || len(store.m) != 0 {
 			t.Errorf("%d sets were forgotten, %d are left", n, len(store.m))
 		}
 		for _, name := range []string{"a", "b"} {
@@ -140,7 +140,9 @@ func TestForgetWhileMinting(t *testing.T) {
 			done <- err
 		}()
 		time.Sleep(time.Second)
-		b.Forget(t.Context(), named("dev"))
+		if _, err := b.Forget(t.Context(), named("dev")); err != nil {
+			t.Error(err)
+		}
 		slow.Store(false)
 		if set := b.must(t, "dev"); set.AccessKeyID != "ASIATESTdev00000002" {
 			t.Errorf("the next request got %s", set.AccessKeyID)
@@ -169,7 +171,9 @@ func TestForgetWhileStoring(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		b.Forget(context.Background(), named("dev"))
+		if _, err := b.Forget(context.Background(), named("dev")); err != nil {
+			t.Error(err)
+		}
 	}()
 	for !l.gone.Load() {
 		time.Sleep(100 * time.Microsecond)
@@ -191,7 +195,9 @@ func TestNothingLandsInALeaseThatIsGone(t *testing.T) {
 	b := run(t, profile(&issuer{name: "dev", life: time.Hour}))
 	set := b.must(t, "dev")
 	l := b.lease((*b.profiles.Load())["dev"])
-	b.Forget(t.Context(), named("dev"))
+	if _, err := b.Forget(t.Context(), named("dev")); err != nil {
+		t.Error(err)
+	}
 	if err := l.put(set, false); err != nil {
 		t.Error(err)
 	}
@@ -233,7 +239,7 @@ func TestForgetPrefetched(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
-		if n := b.Forget(t.Context(), func(Profile) bool { return true }); n != 3 {
+		if n, err := b.Forget(t.Context(), func(Profile) bool { return true }); err != nil || n != 3 {
 			t.Errorf("%d sets were forgotten", n)
 		}
 		was, before := roles[0].mints(), plain.mints()
@@ -266,7 +272,7 @@ func TestForgetOnce(t *testing.T) {
 		if _, err := b.Refresh(t.Context(), exec); err != nil {
 			t.Fatal(err)
 		}
-		if n := b.Forget(t.Context(), named("root")); n != 1 {
+		if n, err := b.Forget(t.Context(), named("root")); err != nil || n != 1 {
 			t.Errorf("%d sets", n)
 		}
 		if _, err := b.Get(t.Context(), exec); kindOf(err) != KindConfig {
@@ -824,4 +830,179 @@ func TestLoginSoonRule(t *testing.T) {
 			t.Error(fmt.Sprint(c), got)
 		}
 	}
+}
+
+// restingStore is locked over what it has, until it is opened; it writes when it is told.
+type restingStore struct {
+	mapStore
+	locked bool
+	fail   error
+	wrote  int
+}
+
+func (s *restingStore) Load(ctx context.Context, k Key) (Stored, error) {
+	if s.locked {
+		return Stored{}, Locked()
+	}
+	return s.mapStore.Load(ctx, k)
+}
+
+func (s *restingStore) Flush(context.Context) error {
+	s.wrote++
+	if s.locked {
+		return Locked()
+	}
+	return s.fail
+}
+
+// A logout is written when it returns, or says that it is not.
+func TestForgetIsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &restingStore{mapStore: mapStore{m: map[Key]Stored{}}}
+		b := runOn(t, store, profile(&issuer{name: "dev", life: time.Hour}))
+		for _, c := range []struct {
+			locked bool
+			fail   error
+			kind   Kind
+			words  string
+		}{
+			{false, nil, 255, ""},
+			{false, errors.New("no space left on device"), KindUnavailable, "may come back after a restart, since it could not be removed from the file; log out again: no space left on device"},
+			{true, nil, KindLocked, "what rests sealed is forgotten only once custody is unlocked: run stsbroker unlock, then log out again"},
+		} {
+			b.must(t, "dev")
+			store.locked, store.fail, store.wrote = c.locked, c.fail, 0
+			n, err := b.Forget(t.Context(), named("dev"))
+			if n != 1 || store.wrote != 1 || kindOf(err) != c.kind || err != nil && !strings.Contains(AsError(err).Public, c.words) {
+				t.Errorf("%d sets, written %d times, %v", n, store.wrote, err)
+			}
+			store.locked = false
+		}
+	})
+}
+
+// Nobody is asked for a code while a session may rest in a store that a person can unlock.
+// Who gives one all the same is not refused, and what needs none is minted.
+func TestLockedStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &restingStore{mapStore: mapStore{m: map[Key]Stored{}}}
+		base := needsCode(&issuer{name: "base", life: 12 * time.Hour}, "222222")
+		profiles, roles := overMFA(base, false, "a")
+		alone := &issuer{name: "alone", life: time.Hour}
+		profiles = append(profiles, profile(alone))
+		first := runOn(t, store, profiles...)
+		if err := first.login(t, "a", "222222"); err != nil {
+			t.Fatal(err)
+		}
+		first.stop()
+		store.locked = true
+		b := runOn(t, store, profiles...)
+		b.must(t, "alone")
+		for _, name := range []string{"base", "a"} {
+			began := time.Now()
+			if _, err := b.ask(name); kindOf(err) != KindLocked || time.Since(began) > time.Second || !strings.Contains(err.Error(), "run stsbroker unlock") {
+				t.Errorf("%s: %v after %v", name, err, time.Since(began))
+			}
+			if s := statusOf(b, name); s.State != StateError || !strings.Contains(s.LastError, "run stsbroker unlock") {
+				t.Errorf("status %+v", s)
+			}
+		}
+		store.locked = false
+		b.Mended(func(Profile) bool { return true })
+		b.must(t, "base")
+		b.must(t, "a")
+		if base.mints() != 1 || roles[0].mints() != 1 || statusOf(b, "base").State == StateError {
+			t.Errorf("%d and %d mints, status %+v", base.mints(), roles[0].mints(), statusOf(b, "base"))
+		}
+		b.stop()
+
+		store.locked = true
+		again := runOn(t, store, profiles...)
+		if err := again.login(t, "a", "222222"); err != nil {
+			t.Errorf("with a code: %v", err)
+		}
+		again.must(t, "base")
+		if base.mints() != 2 {
+			t.Errorf("%d mints", base.mints())
+		}
+		// Logged out while it is locked: from then on there is nothing to be unlocked for it.
+		if _, err := again.Forget(t.Context(), named("base")); kindOf(err) != KindLocked {
+			t.Errorf("%v", err)
+		}
+		if _, err := again.ask("a"); kindOf(err) != KindLoginNeeded {
+			t.Errorf("after the logout: %v", err)
+		}
+	})
+}
+
+// graveStore is one that other processes forget in, too.
+type graveStore struct {
+	mapStore
+	at map[Key]time.Time
+}
+
+func (s *graveStore) Forget(_ context.Context, k Key) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.m, k)
+	s.at[k] = time.Now()
+	return nil
+}
+
+func (s *graveStore) Forgotten(_ context.Context, k Key, received time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, ok := s.at[k]
+	return ok && !received.After(at)
+}
+
+// A logout in another process takes the session from this one's roles too, at their next
+// mint, and from one that is under way; who logs in there, does so for this one.
+func TestForgottenElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &graveStore{mapStore{m: map[Key]Stored{}}, map[Key]time.Time{}}
+		base := needsCode(&issuer{name: "base", life: 12 * time.Hour}, "222222")
+		profiles, roles := overMFA(base, false, "a", "b", "c")
+		b := runOn(t, store, profiles...)
+		if err := b.login(t, "a", "222222"); err != nil {
+			t.Fatal(err)
+		}
+		keyOf := func(name string) Key { return (*b.profiles.Load())[name].key }
+		logout := func() {
+			for _, name := range []string{"base", "a", "b", "c"} {
+				if err := store.Forget(t.Context(), keyOf(name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		time.Sleep(time.Minute)
+		logout()
+		time.Sleep(time.Minute)
+		now := time.Now()
+		other := Stored{Credentials: Credentials{AccessKeyID: "ASIATESTbaseOTHER", SecretAccessKey: NewSecret("s"), SessionToken: NewSecret("t"), Issued: now, Expires: now.Add(12 * time.Hour)}, Received: now}
+		if err := store.PutIfNewer(t.Context(), keyOf("base"), other); err != nil {
+			t.Fatal(err)
+		}
+		b.must(t, "b")
+		if held := statusOf(b, "base").KeyID; base.mints() != 1 || held != other.AccessKeyID {
+			t.Errorf("%d codes, minted over %s", base.mints(), held)
+		}
+		time.Sleep(time.Minute)
+		logout()
+		if _, err := b.ask("c"); kindOf(err) != KindLoginNeeded || roles[2].mints() != 0 {
+			t.Errorf("%v after %d mints", err, roles[2].mints())
+		}
+
+		time.Sleep(time.Minute)
+		if err := b.login(t, "base", "222222"); err != nil {
+			t.Fatal(err)
+		}
+		roles[2].change(func() { roles[2].hook = func(context.Context, MintInput) { logout() } })
+		if set, err := b.ask("c"); err == nil {
+			t.Errorf("minted %s over what was forgotten meanwhile", set.AccessKeyID)
+		}
+		if _, ok := store.m[keyOf("c")]; ok {
+			t.Error("and stored it")
+		}
+	})
 }

@@ -18,6 +18,7 @@ func (l *lease) mint(code Secret, strict bool) (*Set, *Error) {
 	if set := l.mintedElsewhere(s, strict); set != nil {
 		return set, nil
 	}
+	l.dropForgotten(s)
 	note := ""
 	for {
 		in, signer, err := l.input(s)
@@ -45,6 +46,8 @@ func (l *lease) mint(code Secret, strict bool) (*Set, *Error) {
 			other.(*lease).retry()
 		}
 		switch {
+		case e == nil && s.parent != nil && l.b.forgotten(s.parent, signer): // meanwhile
+			return nil, l.failed(s, took, errForgotten)
 		case e == nil:
 			c.Note = joinNote(c.Note, note)
 			return l.issued(s, c, took)

@@ -93,13 +93,16 @@ func (b *Broker) status(e *entry) Status {
 	now := time.Now()
 	l.mu.Lock()
 	last, failures, retryIn, rejected := l.last, l.failures, max(0, l.retryAt.Sub(now)), l.rejected
+	if last == nil && l.locked && e.MFA != "" && !l.set.Load().usable(now) {
+		last = Locked()
+	}
 	l.mu.Unlock()
 	awake, minting := l.awake.Load(), l.minting.Load()
 	set := l.set.Load()
 	if last != nil {
 		s.LastError, s.Failures, s.RenewIn = last.Public, failures, retryIn
 	}
-	waits := e.MFA != "" || last != nil && last.Kind == KindLoginNeeded
+	waits := e.MFA != "" && (last == nil || last.Kind != KindLocked) || last != nil && last.Kind == KindLoginNeeded
 	if !set.usable(now) {
 		switch {
 		case waits && !minting:

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -15,28 +16,76 @@ type Locker interface {
 	Lock(ctx context.Context, k Key) (unlock func(), err error)
 }
 
+// Flusher is a [LeaseStore] that writes later what it is told. Flush writes it now, and
+// says why it could not: an [*Error] of [KindLocked] where what rests cannot be changed.
+// Of what is under way when ctx ends, nobody knows.
+type Flusher interface {
+	Flush(ctx context.Context) error
+}
+
+// Forgetter is a [LeaseStore] that outlives the process, beside others that may hold in
+// memory what one of them forgets.
+type Forgetter interface {
+	// Forget is Delete, and is remembered: what was received until now is not stored
+	// under the key again, by anybody.
+	Forget(ctx context.Context, k Key) error
+	// Forgotten reports whether what was received at that time has been forgotten since.
+	Forgotten(ctx context.Context, k Key, received time.Time) bool
+}
+
+// forgotten reports whether another process has forgotten the set of the profile.
+func (b *Broker) forgotten(e *entry, set *Set) bool {
+	store, ok := b.store.(Forgetter)
+	return ok && set != nil && store.Forgotten(b.ctx, e.key, set.received)
+}
+
+// dropForgotten takes from the sources of a lease what another process has forgotten: its
+// logout meant this one too.
+func (l *lease) dropForgotten(s *spec) {
+	for p := s.parent; p != nil; p = p.parent {
+		source := l.b.lease(p)
+		set := source.set.Load()
+		if !l.b.forgotten(p, set) {
+			continue
+		}
+		source.mu.Lock()
+		if source.set.CompareAndSwap(set, nil) {
+			source.loaded = false // somebody may have logged in since
+		}
+		source.mu.Unlock()
+	}
+}
+
 // stored is what the store has for the key and may still be handed out, nil for nothing.
 func (b *Broker) stored(ctx context.Context, k Key) *Set {
+	set, _ := b.atRest(ctx, k)
+	return set
+}
+
+// atRest is stored, and reports whether there may be a set that only a person can make
+// readable.
+func (b *Broker) atRest(ctx context.Context, k Key) (set *Set, locked bool) {
 	st, err := b.store.Load(ctx, k)
-	if err != nil {
-		return nil // ErrNotFound, or a store that fails: a mint mends both
+	if err != nil { // ErrNotFound, or a store that fails: a mint mends both
+		e, ok := errors.AsType[*Error](err)
+		return nil, ok && e.Kind == KindLocked
 	}
 	// A store that outlives the process knows the wall clock alone; from here on the
 	// monotonic one counts too, or a clock set back would lengthen the set's life.
 	now := time.Now()
 	past := max(now.Sub(st.Received), wallSince(now, st.Received))
 	if past < -stepTolerance {
-		return nil // it is of a later time than now: nobody knows what is left of it
+		return nil, false // it is of a later time than now: nobody knows what is left of it
 	}
-	set := newSet(st.Credentials, now.Add(-max(0, past)), 1, b.rand())
+	set = newSet(st.Credentials, now.Add(-max(0, past)), 1, b.rand())
 	if !set.usable(now) {
-		return nil
+		return nil, false
 	}
-	return set
+	return set, false
 }
 
 // load asks the store for what an earlier lease of the same parameters held: once, and
-// again when something was mended.
+// again when something was mended, or while the store is locked.
 func (l *lease) load() {
 	l.disk.Lock()
 	defer l.disk.Unlock()
@@ -47,7 +96,13 @@ func (l *lease) load() {
 	if asked || l.gone.Load() {
 		return
 	}
-	if set := l.b.stored(l.ctx, l.key); set != nil {
+	set, locked := l.b.atRest(l.ctx, l.key)
+	l.mu.Lock()
+	if l.locked = locked; locked {
+		l.loaded = false
+	}
+	l.mu.Unlock()
+	if set != nil {
 		l.adopt(set)
 	}
 }
@@ -74,12 +129,12 @@ func (l *lease) unstore(ctx context.Context, set *Set) {
 	}
 }
 
-// wipe deletes what the store has for a lease that is gone. Nothing that it still mints
-// comes after.
-func (l *lease) wipe(ctx context.Context) {
+// wipe has del delete what the store has for a lease that is gone. Nothing that it still
+// mints comes after.
+func (l *lease) wipe(ctx context.Context, del func(context.Context, Key) error) error {
 	l.disk.Lock()
 	defer l.disk.Unlock()
-	_ = l.b.store.Delete(ctx, l.key)
+	return del(ctx, l.key)
 }
 
 // lockStore locks a store that processes share, for the time of one mint of the lease

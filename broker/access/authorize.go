@@ -105,6 +105,9 @@ func (t *Tokens) Authorize(_ context.Context, who broker.Caller, profile string)
 }
 
 func forbidden(profile, cause string) error {
+	if IsToken(profile) { // shown in the wrong place, by mistake perhaps, and good all the same
+		profile = "(a token)"
+	}
 	return &broker.Error{
 		Kind:    broker.KindForbidden,
 		Profile: clip(profile),

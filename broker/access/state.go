@@ -2,6 +2,7 @@ package access
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"encoding/json"
@@ -23,6 +24,8 @@ const (
 	sealedName = "token-secret.age" // the same in a vault
 	listFile   = "tokens.json"
 	lockFile   = "tokens.lock"
+
+	patience = 3 * time.Second // for a command that works on the state folder
 
 	listVersion = 1
 	listLabel   = "stsbroker tokens.json v1"
@@ -65,12 +68,14 @@ func Open(dir string, v Vault) (_ *Tokens, err error) {
 	if err := securefile.MakeFolder(dir); err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
-	release, held, err := securefile.Lock(filepath.Join(dir, lockFile))
+	late, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	release, err := securefile.OwnWithin(late, filepath.Join(dir, lockFile))
+	if busy, ok := errors.AsType[securefile.Busy](err); ok {
+		return nil, fmt.Errorf("another stsbroker uses the state folder %s (%s); stop it first, or wait for it", dir, busy.Holder)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
-	}
-	if !held {
-		return nil, fmt.Errorf("another stsbroker uses the state folder %s; stop it first", dir)
 	}
 	t := newTokens(&state{dir: dir, vault: v, list: filepath.Join(dir, listFile), release: release})
 	if err := t.open(); err != nil {

@@ -27,6 +27,9 @@ var ErrNoKeys = errors.New("has no long-term keys there")
 // aws_secret_access_key in the profile's section, and no other, becomes a comment
 // "# KEY: NOTE" that holds nothing of the value; every other byte stays.
 //
+// kept says whether a value is the one in custody: where one is not, nothing is changed.
+// nil takes every value for it.
+//
 // The old content is kept in backup, a file of mode 0600 beside path that the caller
 // tells of: it holds the keys. The file is replaced whole, behind a symbolic link
 // too, and is readable by its owner alone from then on.
@@ -34,7 +37,7 @@ var ErrNoKeys = errors.New("has no long-term keys there")
 // After an error without a backup nothing was changed. It refuses a file that others
 // may change, that is somebody else's or has a second name (a hard link), that was
 // changed meanwhile, and lines whose meaning for their neighbours it cannot keep.
-func CommentOut(path, profile, note string) (backup string, err error) {
+func CommentOut(path, profile, note string, kept func(key, value string) bool) (backup string, err error) {
 	if strings.ContainsFunc(note, unicode.IsControl) {
 		return "", errors.New("the note is not one line of text")
 	}
@@ -52,7 +55,7 @@ func CommentOut(path, profile, note string) (backup string, err error) {
 	if err := replaceable(target, info); err != nil {
 		return "", err
 	}
-	data, err := commentOut(path, old, profile, note)
+	data, err := commentOut(path, old, profile, note, kept)
 	if err != nil {
 		return "", err
 	}
@@ -123,7 +126,7 @@ func keep(path string, data []byte) (string, error) {
 }
 
 // commentOut is the work of CommentOut on a file's content.
-func commentOut(path string, old []byte, profile, note string) ([]byte, error) {
+func commentOut(path string, old []byte, profile, note string, kept func(key, value string) bool) ([]byte, error) {
 	data := slices.Clone(old)
 	// A key that comes twice shows its last line only: look again until none is left.
 	const most = 100
@@ -132,7 +135,11 @@ func commentOut(path string, old []byte, profile, note string) ([]byte, error) {
 		var lines []awsini.Property
 		for _, s := range sectionsOf(awsini.Parse(path, data), profile) {
 			for _, p := range s.Properties {
-				if isPair(p.Key) {
+				switch {
+				case !isPair(p.Key):
+				case kept != nil && !kept(p.Key, p.Value):
+					return nil, fmt.Errorf("%s:%d: the %s of profile %s is another one than in custody; take out by hand what is not used, nothing was changed", path, p.Line, p.Key, awsini.Shown(profile))
+				default:
 					lines = append(lines, p)
 				}
 			}

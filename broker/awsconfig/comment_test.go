@@ -52,7 +52,7 @@ func TestCommentOut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			path := put(t, filepath.Join(dir, "credentials"), c.in, 0o600)
-			backup, err := CommentOut(path, "p", noteKept)
+			backup, err := CommentOut(path, "p", noteKept, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -75,7 +75,7 @@ func TestCommentOut(t *testing.T) {
 			if sdk, _, _ := loadSDK(files, "a"); strings.Contains(c.in, "[b]") && sdk.Credentials.SecretAccessKey != secretKey {
 				t.Error("the SDK does not find the keys of another profile any more")
 			}
-			if _, err := CommentOut(path, "p", noteKept); err == nil || !strings.HasSuffix(err.Error(), ": profile p has no long-term keys there") {
+			if _, err := CommentOut(path, "p", noteKept, nil); err == nil || !strings.HasSuffix(err.Error(), ": profile p has no long-term keys there") {
 				t.Errorf("once more: %v", err)
 			}
 			if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 2 {
@@ -100,7 +100,7 @@ func TestCommentOutRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			path := put(t, filepath.Join(dir, "credentials"), c.in, 0o600)
-			backup, err := CommentOut(path, "p", c.note)
+			backup, err := CommentOut(path, "p", c.note, nil)
 			if err == nil || strings.TrimPrefix(err.Error(), path) != c.want {
 				t.Errorf("got  %v\nwant %s", err, c.want)
 			}
@@ -112,7 +112,7 @@ func TestCommentOutRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := CommentOut(filepath.Join(t.TempDir(), "no"), "p", "n"); !os.IsNotExist(err) {
+	if _, err := CommentOut(filepath.Join(t.TempDir(), "no"), "p", "n", nil); !os.IsNotExist(err) {
 		t.Errorf("of no file: %v", err)
 	}
 }
@@ -147,7 +147,7 @@ func TestBackupsAreNotOverwritten(t *testing.T) {
 	seen := map[string]bool{}
 	for _, in := range []string{"[p]\n" + keysA, "[p]\nregion=r\n" + keysA, "[p]\nregion=s\n" + keysA} {
 		put(t, path, in, 0o600)
-		backup, err := CommentOut(path, "p", "n")
+		backup, err := CommentOut(path, "p", "n", nil)
 		if err != nil || content(t, backup) != in || seen[backup] {
 			t.Errorf("%v: %s", err, backup)
 		}
@@ -163,7 +163,7 @@ func TestHeld(t *testing.T) {
 	dir := t.TempDir()
 	f := Files{Config: put(t, filepath.Join(dir, "config"), config, 0o600), Credentials: put(t, filepath.Join(dir, "credentials"), credentials, 0o600)}
 	for _, p := range []string{"default", "m"} {
-		if _, err := CommentOut(f.Credentials, p, noteKept); err != nil {
+		if _, err := CommentOut(f.Credentials, p, noteKept, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -223,7 +223,7 @@ func FuzzCommentOut(f *testing.F) {
 		f.Add(s[0], "a")
 	}
 	f.Fuzz(func(t *testing.T, in, profile string) {
-		out, err := commentOut("F", []byte(in), profile, "note")
+		out, err := commentOut("F", []byte(in), profile, "note", nil)
 		if err != nil {
 			return
 		}
@@ -249,8 +249,39 @@ func FuzzCommentOut(f *testing.F) {
 		if changed == 0 {
 			t.Fatal("nothing was changed")
 		}
-		if _, err := commentOut("F", out, profile, "note"); err == nil {
+		if _, err := commentOut("F", out, profile, "note", nil); err == nil {
 			t.Fatal("keys are left")
 		}
 	})
+}
+
+// What is not in custody is never taken out: it may be the only copy.
+func TestCommentOutOfAnotherKey(t *testing.T) {
+	kept := func(key, value string) bool { return value == "AKIAIOSFODNN7EXAMPLE" || value == "kept" }
+	for name, c := range map[string]struct{ text, want string }{
+		"the same":          {"[p]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = kept\n", ""},
+		"another id":        {"[p]\naws_access_key_id = AKIAI44QH8DHBEXAMPLE\naws_secret_access_key = kept\n", ":2: the aws_access_key_id of profile p is another one than in custody"},
+		"another secret":    {"[p]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = other\n", ":3: the aws_secret_access_key of profile p"},
+		"one before it":     {"[p]\naws_access_key_id = AKIAI44QH8DHBEXAMPLE\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = kept\n", ":2: the aws_access_key_id of profile p"},
+		"another section":   {"[p]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = kept\n[p]\naws_access_key_id = AKIAI44QH8DHBEXAMPLE\n", ":5: the aws_access_key_id of profile p"},
+		"another profile's": {"[p]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = kept\n[q]\naws_access_key_id = AKIAI44QH8DHBEXAMPLE\n", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "credentials")
+			if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			backup, err := CommentOut(path, "p", "n", kept)
+			now, readErr := os.ReadFile(path)
+			if readErr != nil {
+				t.Fatal(readErr)
+			}
+			switch {
+			case c.want == "" && (err != nil || strings.Contains(string(now), "kept")):
+				t.Errorf("%v: %s", err, now)
+			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || backup != "" || string(now) != c.text):
+				t.Errorf("%q, %v: %s", backup, err, now)
+			}
+		})
+	}
 }

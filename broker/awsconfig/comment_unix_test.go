@@ -12,7 +12,7 @@ import (
 func TestCommentOutModes(t *testing.T) {
 	for before, after := range map[os.FileMode]os.FileMode{0o600: 0o600, 0o644: 0o600, 0o640: 0o600, 0o400: 0o400} {
 		path := put(t, filepath.Join(t.TempDir(), "credentials"), "[p]\n"+keysA, before)
-		backup, err := CommentOut(path, "p", "n")
+		backup, err := CommentOut(path, "p", "n", nil)
 		if err != nil {
 			t.Fatalf("%o: %v", before, err)
 		}
@@ -23,7 +23,7 @@ func TestCommentOutModes(t *testing.T) {
 		}
 	}
 	open := put(t, filepath.Join(t.TempDir(), "credentials"), "[p]\n"+keysA, 0o666)
-	if _, err := CommentOut(open, "p", "n"); err == nil || !strings.Contains(err.Error(), "everybody may change it") {
+	if _, err := CommentOut(open, "p", "n", nil); err == nil || !strings.Contains(err.Error(), "everybody may change it") {
 		t.Errorf("a file that everybody may change: %v", err)
 	}
 }
@@ -36,7 +36,7 @@ func TestCommentOutFollowsLinks(t *testing.T) {
 	if err := os.Symlink(target, link); err != nil {
 		t.Fatal(err)
 	}
-	backup, err := CommentOut(link, "p", noteKept)
+	backup, err := CommentOut(link, "p", noteKept, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestCommentOutFollowsLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, target, "[p]\n"+keysA, 0o600)
-	if _, err := CommentOut(link, "p", "n"); err == nil || !strings.Contains(err.Error(), "a hard link") {
+	if _, err := CommentOut(link, "p", "n", nil); err == nil || !strings.Contains(err.Error(), "a hard link") {
 		t.Errorf("a file with two names: %v", err)
 	}
 }
@@ -63,7 +63,7 @@ func TestCommentOutOfAnother(t *testing.T) {
 	if err := os.Chown(path, 12345, -1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := CommentOut(path, "p", "n"); err == nil || !strings.Contains(err.Error(), "belongs to uid 12345") {
+	if _, err := CommentOut(path, "p", "n", nil); err == nil || !strings.Contains(err.Error(), "belongs to uid 12345") {
 		t.Errorf("somebody else's file: %v", err)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/stsbroker/stsbroker/broker"
@@ -64,6 +65,7 @@ type Client struct {
 	http     http.Client
 	iam, sts service
 	timeout  time.Duration
+	ahead    atomic.Int64 // how far IAM's clock is ahead of this host's, in nanoseconds
 }
 
 // service is where calls of a service go, and what they are signed for.
@@ -152,9 +154,9 @@ func loopback(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-// CloseIdle closes connections that no call uses. They also close by themselves
-// after some seconds.
-func (c *Client) CloseIdle() { c.http.CloseIdleConnections() }
+// Now is the time on IAM's clock, as the Date of its last answer tells; on this host's
+// where none did. It is up to a second behind, and what the answer took to come.
+func (c *Client) Now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
 
 // KeyState is an access key as IAM lists it. It is an alias of a plain struct, and so
 // the same type as package custody's, which this one does not import.
@@ -277,12 +279,12 @@ func (c *Client) WhoAmI(ctx context.Context, m broker.Material) (account, user s
 	if a.Account == "" || a.ARN == "" {
 		return "", "", c.sts.odd("GetCallerIdentity", "it names no account or ARN")
 	}
-	return a.Account, userOf(a.ARN), nil
+	return a.Account, UserOf(a.ARN), nil
 }
 
-// userOf is the name in the ARN of an IAM user, which may have a path before it:
+// UserOf is the name in the ARN of an IAM user, which may have a path before it:
 // arn:PARTITION:iam::ACCOUNT:user/PATH/NAME. "" for other ARNs.
-func userOf(arn string) string {
+func UserOf(arn string) string {
 	parts := strings.SplitN(arn, ":", 6)
 	if len(parts) != 6 || parts[2] != "iam" || !strings.HasPrefix(parts[5], "user/") {
 		return ""

@@ -75,7 +75,6 @@ func client(t *testing.T, o awsiam.Options) *awsiam.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.CloseIdle)
 	return c
 }
 
@@ -376,7 +375,9 @@ func TestNoAnswer(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		c := client(t, awsiam.Options{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }})
+		end := make(chan struct{}) // a transport goes on dialing when nobody waits any more
+		defer close(end)
+		c := client(t, awsiam.Options{Dial: func(context.Context, string, string) (net.Conn, error) { <-end; return nil, net.ErrClosed }})
 		began := time.Now()
 		err := c.DeleteKey(t.Context(), signer, "dev", keyID)
 		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "IAM did not answer DeleteAccessKey: it did not answer in time") || time.Since(began) != awsiam.DefaultTimeout {
@@ -458,5 +459,46 @@ func TestSessionToken(t *testing.T) {
 	m.SessionToken = broker.NewSecret(token)
 	if err := c.DeleteKey(t.Context(), m, "", keyID); err != nil || got != token {
 		t.Errorf("%v, sent %q", err, got)
+	}
+}
+
+// IAM's clock is read from its answers, and from those of STS not.
+func TestNow(t *testing.T) {
+	const ahead = 7 * time.Hour
+	c, _ := answer(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
+		_, _ = io.WriteString(w, `<R><ListAccessKeysResult/><GetCallerIdentityResult><Account>123456789012</Account><Arn>arn:aws:iam::123456789012:user/dev</Arn></GetCallerIdentityResult></R>`)
+	})
+	near := func(want time.Duration) {
+		t.Helper()
+		if got := time.Until(c.Now()); (got - want).Abs() > 10*time.Second { // a slow machine, and whole seconds
+			t.Errorf("IAM's clock is ahead by %v, want %v", got, want)
+		}
+	}
+	near(0)
+	if _, _, err := c.WhoAmI(t.Context(), signer); err != nil {
+		t.Fatal(err)
+	}
+	near(0)
+	if _, err := c.ListKeys(t.Context(), signer, "dev"); err != nil {
+		t.Fatal(err)
+	}
+	near(ahead)
+}
+
+func TestUserOf(t *testing.T) {
+	for arn, want := range map[string]string{
+		"arn:aws:iam::123456789012:user/dev":                 "dev",
+		"arn:aws-cn:iam::123456789012:user/a/path/dev":       "dev",
+		"arn:aws:iam::123456789012:root":                     "",
+		"arn:aws:sts::123456789012:assumed-role/r/:user/dev": "",
+		"arn:aws:sts::123456789012:federated-user/dev":       "",
+		"arn:aws:iam::123456789012:role/user/dev":            "",
+		"arn:user/dev": "",
+		"":             "",
+	} {
+		if got := awsiam.UserOf(arn); got != want {
+			t.Errorf("%s: %q, want %q", arn, got, want)
+		}
 	}
 }

@@ -124,6 +124,9 @@ func (s service) send(ctx context.Context, c *Client, m broker.Material, body st
 	defer resp.Body.Close()
 	a := answer{status: resp.StatusCode, signed: at}
 	a.date, _ = http.ParseTime(resp.Header.Get("Date"))
+	if s.name == c.iam.name && !a.date.IsZero() {
+		c.ahead.Store(int64(time.Until(a.date)))
+	}
 	if a.status >= 300 && a.status < 400 {
 		return answer{}, refusal(fmt.Sprintf("it answered with a redirect (HTTP %d), which is never followed", a.status))
 	}

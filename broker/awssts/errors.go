@@ -211,7 +211,7 @@ func clean(text string, secrets ...broker.Secret) string {
 			return ' '
 		}
 		return r
-	}, strike(text, secrets))
+	}, strikeSignatures(strike(text, secrets)))
 	text = strings.Join(strings.Fields(text), " ")
 	if r := []rune(text); len(r) > maxWords {
 		text = string(r[:maxWords]) + "…"
@@ -235,6 +235,30 @@ func strike(text string, secrets []broker.Secret) string {
 		}
 	}
 	return text
+}
+
+// strikeSignatures removes what signed the request, should the issuer repeat its
+// headers: with it the call can be made again for a quarter of an hour.
+func strikeSignatures(text string) string {
+	const name, least = "ignature", 16
+	for from := 0; ; {
+		i := strings.Index(text[from:], name)
+		if i < 0 {
+			return text
+		}
+		from += i + len(name)
+		rest := strings.TrimLeft(text[from:], `=": `)
+		if strings.HasPrefix(strings.ToUpper(rest), "%3D") {
+			rest = rest[3:]
+		}
+		value := len(rest) - len(strings.TrimLeft(rest, "0123456789abcdefABCDEF"))
+		if value < least {
+			continue
+		}
+		at := len(text) - len(rest)
+		text = text[:at] + "[secret]" + text[at+value:]
+		from = at
+	}
 }
 
 // strikeCode removes the code of an MFA device where it is not part of a longer

@@ -547,3 +547,21 @@ func TestNoSecretIsToldOn(t *testing.T) {
 		})
 	}
 }
+
+// An issuer that repeats the request's headers tells nobody what signed it.
+func TestSignaturesAreStruck(t *testing.T) {
+	const signature = "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7"
+	for _, text := range []string{
+		"you sent Credential=AKIA/x, Signature=" + signature, "X-Amz-Signature%3D" + signature + "&b", `{"Signature": "` + signature + `"}`,
+		"Signature=" + strings.ToUpper(signature) + " Signature=" + signature,
+	} {
+		if got := clean(text); strings.Contains(strings.ToLower(got), signature[:20]) || !strings.Contains(got, "[secret]") {
+			t.Errorf("%s: %s", text, got)
+		}
+	}
+	for _, text := range []string{"The request signature we calculated does not match", "Signature expired: 20261123T000000Z is now earlier", "signature=abc"} {
+		if got := clean(text); got != text {
+			t.Errorf("%s: %s", text, got)
+		}
+	}
+}

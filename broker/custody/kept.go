@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/stsbroker/stsbroker/broker"
@@ -86,6 +87,21 @@ func (i Info) Rotation() string {
 	return strings.Join(parts, "; ")
 }
 
+// Leaves says in words what IAM has of the key's rotation beside the key itself, and how
+// to delete it; "" for nothing. When the key is removed from custody, nobody else will.
+func (i Info) Leaves() string {
+	var parts []string
+	for _, id := range []string{i.Next, i.Old} {
+		if id != "" {
+			parts = append(parts, fmt.Sprintf("IAM still has the key %s of a rotation: if nobody needs it, run aws iam delete-access-key --user-name %s --access-key-id %[1]s", word(id), word(i.User)))
+		}
+	}
+	if !i.Creating.IsZero() && i.Next == "" {
+		parts = append(parts, fmt.Sprintf("IAM may have a key of a rotation that was cut off: look with aws iam list-access-keys --user-name %s", word(i.User)))
+	}
+	return strings.Join(parts, "; ")
+}
+
 func (r Record) info(name, custody string) Info {
 	i := Info{
 		Name: name, Custody: custody, KeyID: r.Current.KeyID, Lineage: r.Lineage, Profile: r.Profile, Account: r.Account, User: r.User,
@@ -120,10 +136,10 @@ func OpenKept(dir string, chests map[string]Chest) (k *Kept, warning error) {
 
 // Refresh mends the index where the chests can be read and say something else. It is
 // for after an unlock, and waits for nobody: while another process changes keys, that
-// one writes the index. A chest that cannot tell what it holds is asked for names
-// alone. The error is the warning of [OpenKept].
-func (k *Kept) Refresh(ctx context.Context, names ...string) error {
-	if _, same, err := k.look(ctx, names); err != nil || same {
+// one writes the index. A chest that cannot tell what it holds is not asked. The error
+// is the warning of [OpenKept].
+func (k *Kept) Refresh(context.Context) error {
+	if _, same, err := k.look(); err != nil || same {
 		return err
 	}
 	release, err := k.tryLock()
@@ -131,7 +147,7 @@ func (k *Kept) Refresh(ctx context.Context, names ...string) error {
 		return err
 	}
 	defer release()
-	truth, same, err := k.look(ctx, names)
+	truth, same, err := k.look()
 	if err != nil || same {
 		return err
 	}
@@ -139,12 +155,9 @@ func (k *Kept) Refresh(ctx context.Context, names ...string) error {
 }
 
 // look returns what the index should say, and whether it does.
-func (k *Kept) look(ctx context.Context, names []string) (truth map[string]Info, same bool, err error) {
+func (k *Kept) look() (truth map[string]Info, same bool, err error) {
 	index, broken := k.index()
 	truth, unsure := k.merge(index)
-	for _, name := range names {
-		k.ask(ctx, name, truth)
-	}
 	switch {
 	case broken == nil:
 		return truth, maps.Equal(truth, index), nil
@@ -154,33 +167,6 @@ func (k *Kept) look(ctx context.Context, names []string) (truth map[string]Info,
 		return truth, true, nil
 	}
 	return truth, false, nil
-}
-
-// ask puts right what truth says of a key in a chest that cannot tell what it holds.
-func (k *Kept) ask(ctx context.Context, name string, truth map[string]Info) {
-	for custody, chest := range k.chests {
-		listed, ok := truth[name]
-		if _, lists := chest.(lister); lists || ok && listed.Custody != custody {
-			continue
-		}
-		raw, err := chest.Get(ctx, name)
-		if err == nil {
-			if r, err := decodeRecord(raw); err == nil {
-				truth[name] = r.info(name, custody)
-			}
-		} else if errors.Is(err, fs.ErrNotExist) {
-			delete(truth, name)
-		}
-	}
-}
-
-// Standing says what is wrong with the index now and what mends it, nil for nothing.
-func (k *Kept) Standing() error {
-	_, broken := k.index()
-	if _, same, err := k.look(context.Background(), nil); err != nil || same || broken == nil {
-		return err
-	}
-	return fmt.Errorf("%w; the next change of a key makes it anew", broken)
 }
 
 // List returns all keys, by name. Where the index cannot be read, it is those that
@@ -217,6 +203,61 @@ func standsIn(m map[string]Info, profile string) (Info, bool) {
 	return Info{}, false
 }
 
+// Problems returns, by name, why keys of [Kept.List] cannot be read at this moment, as
+// [Kept.Source] would say it. Each chest is opened once, and one that does not answer
+// is waited for once, however many keys it has.
+func (k *Kept) Problems(ctx context.Context) map[string]error {
+	problems := map[string]error{}
+	get := map[string]func(name string) ([]byte, error){}
+	for custody, chest := range k.chests {
+		get[custody] = asker(ctx, chest)
+	}
+	for _, i := range k.List() {
+		ask := get[i.Custody]
+		if ask == nil {
+			problems[i.Name] = notHere(i.Name, i.Custody)
+			continue
+		}
+		raw, err := ask(i.Name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			problems[i.Name] = noKey(i.Name)
+		case err != nil:
+			problems[i.Name] = inChest(i.Name, i.Custody, err)
+		default:
+			if _, err := decodeIn(i.Name, i.Custody, raw); err != nil {
+				problems[i.Name] = err
+			}
+		}
+	}
+	return problems
+}
+
+// asker is the Get of a chest that is asked for many keys at one moment.
+func asker(ctx context.Context, chest Chest) func(name string) ([]byte, error) {
+	if lists, ok := chest.(lister); ok {
+		all := sync.OnceValues(lists.all)
+		return func(name string) ([]byte, error) {
+			records, err := all()
+			if raw, ok := records[name]; ok || err != nil {
+				return raw, err
+			}
+			return nil, fs.ErrNotExist
+		}
+	}
+	var hangs error
+	return func(name string) (raw []byte, err error) {
+		if hangs != nil {
+			return nil, hangs
+		}
+		raw, err = chest.Get(ctx, name)
+		if e, ok := errors.AsType[*broker.Error](err); ok && e.Kind.Passes() {
+			hangs = err
+		}
+		return raw, err
+	}
+}
+
 // Source is the key of that name as it is at each call, for a [Set].
 func (k *Kept) Source(name string) Source {
 	return func(ctx context.Context) (broker.Material, error) {
@@ -249,16 +290,29 @@ func (k *Kept) find(ctx context.Context, name string) (Record, string, error) {
 	if err != nil || custody == "" {
 		return Record{}, "", err
 	}
-	r, err := decodeRecord(raw)
+	r, err := decodeIn(name, custody, raw)
 	if err != nil {
-		return Record{}, "", fault("the key %s, in custody %s, cannot be used: %v; restore it from a backup, or run stsbroker keys remove %[1]s and add it again", name, custody, err)
+		return Record{}, "", err
 	}
 	return r, custody, nil
 }
 
+func decodeIn(name, custody string, raw []byte) (Record, error) {
+	r, err := decodeRecord(raw)
+	if err != nil {
+		return Record{}, fault("the key %s, in custody %s, cannot be used: %v; restore it from a backup, or run stsbroker keys remove %[1]s and add it again", name, custody, err)
+	}
+	return r, nil
+}
+
+func notHere(name, custody string) error {
+	return fault("the key %s is in custody %s, which is not to be had here", name, custody)
+}
+
 // Add puts a key in custody. A name that is taken is refused without o.Replace. With
-// it the key that was there goes, unless a rotation of it is under way: that would
-// lose a key that IAM has. What replaces a key of the same user stays in its lineage.
+// it the key that was there goes, from all chests. A rotation must not be under way,
+// and an old key that one left at IAM must not be forgotten: only what replaces a key
+// of the same user stays in its lineage, and so with its old key.
 func (k *Kept) Add(ctx context.Context, name, custody string, p Pair, o AddOptions) error {
 	chest := k.chests[custody]
 	switch {
@@ -273,6 +327,13 @@ func (k *Kept) Add(ctx context.Context, name, custody string, p Pair, o AddOptio
 	}
 	if err := r.check(); err != nil {
 		return err
+	}
+	if o.Replace {
+		release, err := k.lockRotation()
+		if err != nil {
+			return err
+		}
+		defer release()
 	}
 	release, err := k.lock(ctx)
 	if err != nil {
@@ -293,6 +354,8 @@ func (k *Kept) Add(ctx context.Context, name, custody string, p Pair, o AddOptio
 		if was.Old != nil && was.Old.KeyID != p.KeyID {
 			r.Old = was.Old
 		}
+	case was.Old != nil && was.Old.KeyID != p.KeyID:
+		return fault("IAM still has %s, the old key of a rotation of %s, and nobody says that the new key is of the same user: it would be forgotten; run stsbroker keys rotate %[2]s after %s, which deletes it, or stsbroker keys remove %[2]s, which says how to; then add the key", was.Old.KeyID, name, was.Old.DeleteAfter.UTC().Format(time.RFC3339))
 	}
 	if other, ok := standsIn(k.known(), o.Profile); ok && other.Name != name {
 		return fault("the key %s stands in for the AWS profile %s already: run stsbroker keys remove %[1]s first", other.Name, o.Profile)
@@ -300,33 +363,91 @@ func (k *Kept) Add(ctx context.Context, name, custody string, p Pair, o AddOptio
 	if err := k.put(ctx, name, custody, r); err != nil {
 		return err
 	}
-	if before != "" && before != custody { // not before the index says where the key is now
-		if err := k.chests[before].Delete(ctx, name); err != nil {
+	// Not before the index says where the key is now. What another chest has of it is
+	// what a crash left; one that cannot be asked is asked when the key is removed.
+	for _, other := range slices.Sorted(maps.Keys(k.chests)) {
+		if other == custody {
+			continue
+		}
+		if err := k.drop(ctx, name, other); err != nil && other == before {
 			return fault("the key %s is kept in custody %s now, but is still in custody %s too: %v", name, custody, before, err)
 		}
 	}
 	return nil
 }
 
-// Remove takes a key out of custody. IAM knows nothing of it.
-func (k *Kept) Remove(ctx context.Context, name string) error {
+// Remove takes a key out of custody, out of every chest: a crash may have left it in
+// two, and it must not come back. Where a chest cannot be asked, it stays. IAM knows
+// nothing of it; [Info.Leaves] says what a rotation left there. While one is not at
+// its end, the key stays too: see [Kept.Forget].
+func (k *Kept) Remove(ctx context.Context, name string) error { return k.remove(ctx, name, false) }
+
+// Forget is [Kept.Remove], of a key whose rotation cannot be brought to its end too. What
+// that made at IAM is nobody's then: [Info.Leaves] says what it is.
+func (k *Kept) Forget(ctx context.Context, name string) error { return k.remove(ctx, name, true) }
+
+func (k *Kept) remove(ctx context.Context, name string, unfinished bool) error {
+	rotates, err := k.lockRotation()
+	if err != nil {
+		return err
+	}
+	defer rotates()
 	release, err := k.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	custody, _, err := k.locate(ctx, name)
+	custody, raw, err := k.locate(ctx, name)
 	if err != nil {
 		return err
 	}
-	if custody == "" {
-		if _, listed := k.known()[name]; !listed {
-			return noKey(name)
+	i, listed := k.known()[name]
+	if custody == "" && !listed {
+		return noKey(name)
+	}
+	if r, err := decodeRecord(raw); err == nil {
+		i = r.info(name, custody)
+	}
+	if !unfinished && (i.Next != "" || !i.Creating.IsZero()) {
+		return fault("a rotation of the key %s is not at its end (%s): run stsbroker keys rotate %[1]s, then remove it; if that cannot be done, stsbroker keys remove --force %[1]s", name, i.Rotation())
+	}
+	// Where it is listed comes last: what fails before can be tried again.
+	for _, other := range slices.Sorted(maps.Keys(k.chests)) {
+		if other == custody {
+			continue
 		}
-	} else if err := k.chests[custody].Delete(ctx, name); err != nil {
-		return inChest(name, custody, err)
+		if err := k.drop(ctx, name, other); err != nil {
+			return err
+		}
+	}
+	if custody != "" {
+		if err := k.chests[custody].Delete(ctx, name); err != nil {
+			return inChest(name, custody, err)
+		}
 	}
 	return k.reindex(name, Info{})
+}
+
+// drop deletes what a chest has of a key that belongs elsewhere.
+func (k *Kept) drop(ctx context.Context, name, custody string) error {
+	chest := k.chests[custody]
+	_, err := chest.Get(ctx, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err != nil && absent(chest, err):
+		return nil
+	case err == nil:
+		err = chest.Delete(ctx, name)
+	}
+	if err == nil {
+		return nil
+	}
+	e, ok := errors.AsType[*broker.Error](inChest(name, custody, err))
+	if !ok {
+		return err
+	}
+	said := *e
+	said.Public = fmt.Sprintf("the key %s may be in custody %s too, and must not come back from there: %s", name, custody, e.Public)
+	return &said
 }
 
 // Update changes the record of a key by f, then the index. While f runs nobody else
@@ -371,7 +492,7 @@ func (k *Kept) locate(ctx context.Context, name string) (custody string, raw []b
 	if ok {
 		chest := k.chests[listed.Custody]
 		if chest == nil {
-			return "", nil, fault("the key %s is in custody %s, which is not to be had here", name, listed.Custody)
+			return "", nil, notHere(name, listed.Custody)
 		}
 		raw, err := chest.Get(ctx, name)
 		if err == nil {

@@ -122,8 +122,8 @@ func bytesOf(t testing.TB, path string) []byte {
 
 func TestKept(t *testing.T) {
 	h := newHouse(t)
-	if n := h.Names(); len(n) > 0 || h.Standing() != nil {
-		t.Fatal(n, h.Standing())
+	if n := h.Names(); len(n) > 0 {
+		t.Fatal(n)
 	}
 	if _, err := os.Stat(h.dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("to look makes a folder: %v", err)
@@ -376,9 +376,6 @@ func TestIndexIsMended(t *testing.T) {
 		if warning == nil || !strings.Contains(warning.Error(), h.indexPath()) || !strings.Contains(warning.Error(), "stsbroker unlock") || strings.Contains(warning.Error(), "\n") {
 			t.Errorf("%s, locked: %v", name, warning)
 		}
-		if h.Standing() == nil {
-			t.Errorf("%s: it stands well", name)
-		}
 		if _, err := h.Source("work")(t.Context()); err == nil {
 			t.Errorf("%s: locked, and served", name)
 		} else {
@@ -391,17 +388,23 @@ func TestIndexIsMended(t *testing.T) {
 			t.Errorf("%s: %+v is known without the index", name, i)
 		}
 		if name == "folder" { // somebody else's doing, and it stays
-			if h.Refresh(t.Context()) == nil || h.Standing() == nil {
+			if h.Refresh(t.Context()) == nil {
 				t.Error("a folder is an index")
 			}
 			if err := os.Remove(h.indexPath()); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := h.Refresh(t.Context(), "ring"); err != nil {
+		if err := h.Refresh(t.Context()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if got := bytesOf(t, h.indexPath()); !bytes.Equal(got, good) || h.Standing() != nil {
+		if n := h.Names(); !slices.Equal(n, []string{"work"}) { // of the keyring nobody can say what it holds
+			t.Errorf("%s: %v", name, n)
+		}
+		if err := h.Update(t.Context(), "ring", func(*Record) error { return nil }); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := bytesOf(t, h.indexPath()); !bytes.Equal(got, good) {
 			t.Errorf("%s: the index is %s", name, got)
 		}
 		if t.Failed() {
@@ -429,7 +432,7 @@ func TestIndexThatIsBehind(t *testing.T) {
 	wantKey(t, Set{"new": h.Source("new")}, "new", idA, secretA)
 	wantKey(t, Set{"work": h.Source("work")}, "work", idB, secretB)
 	wantFault(t, h.Add(t.Context(), "new", "keyring", pairOf(idB, secretB), AddOptions{}), broker.KindConfig, `there is a key "new" already`)
-	if err := h.Refresh(t.Context(), "work", "ring", "none"); err != nil {
+	if err := errors.Join(h.Refresh(t.Context()), h.Update(t.Context(), "ring", func(*Record) error { return nil })); err != nil {
 		t.Fatal(err)
 	}
 	if got := bytesOf(t, h.indexPath()); !bytes.Equal(got, good) {
@@ -437,7 +440,7 @@ func TestIndexThatIsBehind(t *testing.T) {
 	}
 	// And the other way: the chest has lost what the index lists.
 	delete(h.ring.m, "ring")
-	if err := h.vault.Remove(vault.Keys); err != nil {
+	if err := os.Remove(filepath.Join(h.dir, vault.Keys)); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.again(true); err != nil {
@@ -467,9 +470,211 @@ func TestIndexThatCannotBeWritten(t *testing.T) {
 	if err := h.again(true); err != nil {
 		t.Fatal(err)
 	}
-	if i, ok := h.Info("work"); !ok || i.KeyID != idB || h.Standing() != nil {
-		t.Errorf("%+v, %v", i, h.Standing())
+	if i, ok := h.Info("work"); !ok || i.KeyID != idB {
+		t.Errorf("%+v", i)
 	}
+}
+
+// What a crash left of a key in a chest that it went out of does not come back when the
+// key is removed, and goes with the next that is added.
+func TestRemovedFromEveryChest(t *testing.T) {
+	none := &broker.Error{Kind: broker.KindConfig, Public: "no keyring here"}
+	for _, from := range []string{"keyring", "sealed"} {
+		h := newHouse(t)
+		sealed := SealedChest(h.vault)
+		chests := map[string]Chest{"keyring": h.ring, "sealed": sealed}
+		into := map[string]string{"keyring": "sealed", "sealed": "keyring"}[from]
+		orphan := func() {
+			t.Helper()
+			h.add(t, "work", from, pairOf(idA, secretA), AddOptions{Replace: true})
+			raw, err := chests[from].Get(t.Context(), "work")
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.add(t, "work", into, pairOf(idB, secretB), AddOptions{Replace: true})
+			if err := chests[from].Put(t.Context(), "work", raw); err != nil { // as if Add had come no further
+				t.Fatal(err)
+			}
+		}
+		empty := func() {
+			t.Helper()
+			for custody, chest := range chests {
+				if _, err := chest.Get(t.Context(), "work"); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("from %s: %s still has it: %v", from, custody, err)
+				}
+			}
+			wantError(t, h.Source("work"), "there is no key work in custody: run stsbroker keys add work")
+		}
+		orphan()
+		if err := h.Remove(t.Context(), "work"); err != nil {
+			t.Error(err)
+		}
+		empty()
+
+		orphan()
+		h.add(t, "work", into, pairOf(idB, secretB), AddOptions{Replace: true})
+		if _, err := chests[from].Get(t.Context(), "work"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s still has it: %v", from, err)
+		}
+
+		// A chest that may have it is asked first, and what is listed stays.
+		orphan()
+		if from == "keyring" {
+			h.ring.err = &broker.Error{Kind: broker.KindUnavailable, Public: "it hangs"}
+			wantFault(t, h.Remove(t.Context(), "work"), broker.KindUnavailable, "the key work may be in custody keyring too, and must not come back from there: it hangs")
+			h.ring.err = errors.New("no bus")
+			wantFault(t, h.Remove(t.Context(), "work"), broker.KindConfig, "no bus")
+		} else {
+			h.vault.SetLocked("")
+			wantFault(t, h.Remove(t.Context(), "work"), broker.KindLocked, "the key work may be in custody sealed too")
+			h.vault.Open(h.id)
+		}
+		wantKey(t, Set{"work": h.Source("work")}, "work", idB, secretB)
+		h.ring.err = nil
+		if err := h.Remove(t.Context(), "work"); err != nil {
+			t.Error(err)
+		}
+		empty()
+	}
+	// Where there is no such chest nothing comes back from it.
+	h := newHouse(t)
+	h.add(t, "work", "sealed", pairOf(idA, secretA), AddOptions{})
+	h.ring.err = none
+	if err := h.Remove(t.Context(), "work"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Keys that IAM has of a rotation are not forgotten unsaid.
+func TestKeysOfRotationsAreNamed(t *testing.T) {
+	h := newHouse(t)
+	const idC = "AKIACCCCCCCCCCCCCCCC"
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	set := func(change func(r *Record)) {
+		t.Helper()
+		if err := h.Update(t.Context(), "work", func(r *Record) error { r.Next, r.Old, r.Creating = nil, nil, time.Time{}; change(r); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leaves := func(want string) {
+		t.Helper()
+		if i, _ := h.Info("work"); i.Leaves() != want {
+			t.Errorf("%q, want %q", i.Leaves(), want)
+		}
+	}
+	owner := AddOptions{Account: "123456789012", User: "dev"}
+	h.add(t, "work", "sealed", pairOf(idA, secretA), owner)
+	leaves("")
+	set(func(r *Record) { r.Creating = at })
+	leaves("IAM may have a key of a rotation that was cut off: look with aws iam list-access-keys --user-name dev")
+	wantFault(t, h.Remove(t.Context(), "work"), broker.KindConfig, "a rotation of the key work is not at its end (a new key was asked for): run stsbroker keys rotate work")
+	set(func(r *Record) { next := pairOf(idB, secretB); r.Next = &next })
+	leaves("IAM still has the key " + idB + " of a rotation: if nobody needs it, run aws iam delete-access-key --user-name dev --access-key-id " + idB)
+	wantFault(t, h.Remove(t.Context(), "work"), broker.KindConfig, "new key "+idB+" is not in use yet")
+	wantKey(t, Set{"work": h.Source("work")}, "work", idA, secretA)
+	if err := h.Forget(t.Context(), "work"); err != nil || len(h.Names()) > 0 {
+		t.Errorf("%v, %v", err, h.Names())
+	}
+
+	h.add(t, "work", "sealed", pairOf(idA, secretA), owner)
+	set(func(r *Record) { r.Old = &OldKey{KeyID: idB, Inactive: true, DeleteAfter: at} })
+	leaves("IAM still has the key " + idB + " of a rotation: if nobody needs it, run aws iam delete-access-key --user-name dev --access-key-id " + idB)
+	for _, o := range []AddOptions{{Replace: true}, {Replace: true, Account: "123456789012", User: "you"}} {
+		wantFault(t, h.Add(t.Context(), "work", "sealed", pairOf(idC, secretB), o), broker.KindConfig, "IAM still has "+idB+", the old key of a rotation of work")
+	}
+	wantKey(t, Set{"work": h.Source("work")}, "work", idA, secretA)
+	owner.Replace = true
+	h.add(t, "work", "keyring", pairOf(idC, secretB), owner)
+	if r, err := h.Get(t.Context(), "work"); err != nil || r.Old == nil || r.Old.KeyID != idB {
+		t.Errorf("%+v, %v", r.Old, err)
+	}
+	h.add(t, "work", "keyring", pairOf(idB, secretB), AddOptions{Replace: true}) // back to the old one
+	leaves("")
+	set(func(r *Record) { r.Old = &OldKey{KeyID: idA} })
+	if err := h.Remove(t.Context(), "work"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A list of what is wrong with keys asks each chest once.
+func TestProblems(t *testing.T) {
+	h := newHouse(t)
+	reads, hangs := 0, errors.New("it says no")
+	ring := &slowChest{ringChest: h.ring}
+	var err error
+	h.Kept, err = OpenKept(h.dir, map[string]Chest{"sealed": countingChest{SealedChest(h.vault).(sealedChest), &reads}, "keyring": ring})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4 {
+		h.add(t, fmt.Sprint("sealed", i), "sealed", pairOf(idA, secretA), AddOptions{})
+		h.add(t, fmt.Sprint("ring", i), "keyring", pairOf(idB, secretB), AddOptions{})
+	}
+	problems := func(want map[string]string) {
+		t.Helper()
+		reads, ring.gets = 0, 0
+		got := h.Problems(t.Context())
+		if len(got) != len(want) {
+			t.Errorf("%v, want %v", got, want)
+		}
+		for name, words := range want {
+			if got[name] == nil || !strings.Contains(got[name].Error(), words) {
+				t.Errorf("%s: %v, want %s", name, got[name], words)
+			}
+		}
+		if reads != 1 {
+			t.Errorf("the sealed keys were opened %d times", reads)
+		}
+	}
+	problems(nil)
+	h.ring.m["ring1"] = []byte("x")
+	delete(h.ring.m, "ring2")
+	problems(map[string]string{"ring1": "the key ring1, in custody keyring, cannot be used: it is damaged", "ring2": "there is no key ring2 in custody"})
+	for _, c := range []struct {
+		err  error
+		gets int
+	}{{hangs, 4}, {&broker.Error{Kind: broker.KindUnavailable, Public: "it hangs"}, 1}} {
+		h.ring.err = c.err
+		words := c.err.Error()
+		problems(map[string]string{"ring0": words, "ring1": words, "ring2": words, "ring3": words})
+		if ring.gets != c.gets {
+			t.Errorf("%v: asked %d times, want %d", c.err, ring.gets, c.gets)
+		}
+	}
+	h.ring.err = nil
+	h.vault.SetLocked("")
+	words := "custody is locked; run stsbroker unlock"
+	problems(map[string]string{"sealed0": words, "sealed1": words, "sealed2": words, "sealed3": words, "ring1": "damaged", "ring2": "no key"})
+	h.Kept, _ = OpenKept(h.dir, map[string]Chest{"sealed": countingChest{SealedChest(h.vault).(sealedChest), &reads}})
+	words2 := "is in custody keyring, which is not to be had here"
+	problems(map[string]string{"sealed0": words, "sealed1": words, "sealed2": words, "sealed3": words, "ring0": words2, "ring1": words2, "ring2": words2, "ring3": words2})
+}
+
+// countingChest counts how often all that is sealed is opened.
+type countingChest struct {
+	sealedChest
+	reads *int
+}
+
+func (c countingChest) all() (map[string][]byte, error) {
+	*c.reads++
+	return c.sealedChest.all()
+}
+
+func (c countingChest) Get(ctx context.Context, name string) ([]byte, error) {
+	*c.reads++
+	return c.sealedChest.Get(ctx, name)
+}
+
+// slowChest counts how often it is waited for.
+type slowChest struct {
+	*ringChest
+	gets int
+}
+
+func (c *slowChest) Get(ctx context.Context, name string) ([]byte, error) {
+	c.gets++
+	return c.ringChest.Get(ctx, name)
 }
 
 // A key that went from one chest to another is in both after a crash: the index says
@@ -603,7 +808,7 @@ func TestForeignKeysStay(t *testing.T) {
 	_ = h.again(true)
 	wantKey(t, Set{"work": h.Source("work")}, "work", idA, secretA)
 	entries, err := os.ReadDir(h.dir)
-	if err != nil || len(entries) != 4 { // keys and index, each with its lock
+	if err != nil || len(entries) != 5 { // keys and index, each with its lock, and the lock of rotations
 		t.Errorf("%v, %v", entries, err)
 	}
 }
@@ -634,7 +839,7 @@ func TestKeptAtOnce(t *testing.T) {
 				}
 				k.List()
 			}
-			if err := k.Refresh(t.Context(), name); err != nil {
+			if err := k.Refresh(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})

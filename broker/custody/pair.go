@@ -58,7 +58,7 @@ type Record struct {
 	// stays over rotations, so that leases do too (broker.Profile.Signer).
 	Lineage string
 
-	Creating time.Time // when a rotation began to ask for a new key of which nothing is known yet; zero for none
+	Creating time.Time // when a rotation began to ask for a new key of which nothing is known yet, by IAM's clock; zero for none
 	Next     *Pair     // made by a rotation, not yet in use
 	Old      *OldKey   // what a rotation replaced, and IAM still has
 
@@ -73,6 +73,7 @@ type Record struct {
 type OldKey struct {
 	KeyID       string
 	Inactive    bool
+	Since       time.Time // when it was made inactive; zero unknown
 	DeleteAfter time.Time
 }
 
@@ -100,6 +101,7 @@ type pairJSON struct {
 type oldJSON struct {
 	KeyID       string    `json:"key_id"`
 	Inactive    bool      `json:"inactive,omitempty"`
+	Since       time.Time `json:"since,omitzero"`
 	DeleteAfter time.Time `json:"delete_after,omitzero"`
 }
 
@@ -131,7 +133,7 @@ func (r Record) encode() ([]byte, error) {
 		j.Next = &next
 	}
 	if r.Old != nil {
-		j.Old = &oldJSON{r.Old.KeyID, r.Old.Inactive, utc(r.Old.DeleteAfter)}
+		j.Old = &oldJSON{r.Old.KeyID, r.Old.Inactive, utc(r.Old.Since), utc(r.Old.DeleteAfter)}
 	}
 	raw, err := json.Marshal(j)
 	switch {
@@ -167,7 +169,7 @@ func decodeRecord(raw []byte) (Record, error) {
 		r.Next = &next
 	}
 	if j.Old != nil {
-		r.Old = &OldKey{j.Old.KeyID, j.Old.Inactive, j.Old.DeleteAfter}
+		r.Old = &OldKey{j.Old.KeyID, j.Old.Inactive, j.Old.Since, j.Old.DeleteAfter}
 	}
 	if r.check() != nil {
 		return Record{}, errors.New("it is damaged: a part of the key is missing")

@@ -27,7 +27,14 @@ type IAM interface {
 	DeleteKey(ctx context.Context, m broker.Material, user, keyID string) error
 	// WhoAmI says whose the material is. user is "" where it is no IAM user's.
 	WhoAmI(ctx context.Context, m broker.Material) (account, user string, err error)
+	// Now is the time on IAM's clock, as far as its answers told it; else on this host's.
+	Now() time.Time
 }
+
+// ErrOldInUse is in the error of a rotation whose old key somebody made to work again,
+// or did until a moment ago, which [Rotation.Hint] says how to. It is not deleted; the
+// next call looks again. It goes on until a person acts, so tell of it once.
+var ErrOldInUse = errors.New("the old key is not deleted")
 
 // KeyState is an access key as IAM lists it. It is an alias of a plain struct, so that
 // an [IAM] need not import this package.
@@ -81,7 +88,7 @@ func (r Rotation) Hint() string {
 	if r.Old == "" {
 		return ""
 	}
-	return fmt.Sprintf("until it is deleted, the old key can be made to work again: aws iam update-access-key --user-name %s --access-key-id %s --status Active", word(r.User), word(r.Old))
+	return fmt.Sprintf("until it is deleted, the old key can be made to work again, and then it stays: aws iam update-access-key --user-name %s --access-key-id %s --status Active", word(r.User), word(r.Old))
 }
 
 const (
@@ -98,10 +105,20 @@ const (
 	acceptances   = 3
 	acceptanceGap = time.Second
 
-	// window is how far from the mark, by this host's clock, IAM's clock may put the
-	// making of a key that the mark is of. AWS takes no signature of a clock that is
-	// off by more.
-	window = 15 * time.Minute
+	// unbroken is for a step that nobody's hanging up ends: two calls of the client, or a
+	// keyring that has to be waited for.
+	unbroken = 30 * time.Second
+
+	// A key is taken for the one that a mark is of where IAM made it so long before the
+	// mark, since IAM has many clocks and tells whole seconds, or so long after, for the
+	// mark to be written and for the call.
+	markEarly = 10 * time.Second
+	markLate  = time.Minute
+
+	skew = 15 * time.Minute // AWS takes no signature of a clock that is off by more
+
+	// lag is for how long IAM may go on taking a key that was made inactive.
+	lag = 5 * time.Minute
 )
 
 // Rotate replaces a key by a new one of the same IAM user: it makes one, keeps it as
@@ -113,10 +130,18 @@ const (
 // At any time the key in custody works, and the user has two keys at most. IAM allows
 // no third: a user who has two before is refused, in words that say which is unused.
 //
+// Who gives up waiting, by ctx, ends it between two steps or in a call that changes
+// nothing. Only the steps create, seal and switch come to their end.
+//
 // What a crash between IAM's answer and custody left behind is a key whose secret
-// nobody has. It is deleted only where it cannot be another's: it is the only key of
-// the user beside the one in custody, was made when the mark says that one was about
-// to be, and was never used. Otherwise the error names the key to look at.
+// nobody has. It is deleted only where it is the only key of the user beside the one in
+// custody, was made by IAM's clock in the minute after the mark says that one was about
+// to be, is active, and was never used. Otherwise the error names the key to look at.
+// That leaves one case of a key that is not ours: somebody made it by hand in that very
+// minute, has not used it, and the call that was cut off made none.
+//
+// The old key is not deleted while it works: somebody made it to. Nor is it within
+// o.Grace of its last use after the deactivation. The error has [ErrOldInUse] then.
 //
 // The Rotation says how far it came, beside an error too. Errors are those of
 // [Kept.Get] and of the IAM; those that pass are worth another call.
@@ -136,7 +161,8 @@ func (k *Kept) Rotate(ctx context.Context, name string, iam IAM, o RotateOptions
 }
 
 // Tidy deletes the old key of a rotation when its time has come, and returns its id;
-// "" where there was nothing to do. It is for a daemon to call now and then: where
+// "" where there was nothing to do, or beside an error. That has [ErrOldInUse] where the
+// key works again. It is for a daemon to call now and then: where
 // nothing is due it reads the list of keys and no more, so custody may be locked.
 func (k *Kept) Tidy(ctx context.Context, name string, iam IAM, now time.Time) (deleted string, err error) {
 	due := func(old string, inactive bool, after time.Time) bool {
@@ -154,12 +180,15 @@ func (k *Kept) Tidy(ctx context.Context, name string, iam IAM, now time.Time) (d
 	if err != nil || r.Old == nil || !due(r.Old.KeyID, r.Old.Inactive, r.Old.DeleteAfter) {
 		return "", err
 	}
-	old := r.Old.KeyID
-	return old, (&rotating{kept: k, name: name, iam: iam}).delete(ctx, r)
+	if err := (&rotating{kept: k, name: name, iam: iam}).delete(ctx, r, now); err != nil {
+		return "", err
+	}
+	return r.Old.KeyID, nil
 }
 
 // lockRotation keeps two rotations apart, here or in another process: each would take
-// the other's new key for a leftover.
+// the other's new key for a leftover. It also keeps a key from being taken away while
+// one runs.
 func (k *Kept) lockRotation() (release func(), err error) {
 	if err := securefile.MakeFolder(k.dir); err != nil {
 		return nil, fault("state folder: %v", err)
@@ -169,7 +198,7 @@ func (k *Kept) lockRotation() (release func(), err error) {
 	case err != nil:
 		return nil, fault("state folder: %v", err)
 	case !held:
-		return nil, &broker.Error{Kind: broker.KindUnavailable, Own: true, Public: "another rotation is under way: try again when it is done"}
+		return nil, &broker.Error{Kind: broker.KindUnavailable, Own: true, Public: "a rotation of a key is under way: try again when it is done"}
 	}
 	return release, nil
 }
@@ -217,7 +246,7 @@ func next(r Record, keys []seen, p progress, now time.Time) (step string, err er
 	}
 	switch {
 	case len(others) == len(keys):
-		return "", fault("%s is none of the access keys of %s any more: run stsbroker keys add --replace with a key of the user", r.Current.KeyID, r.User)
+		return "", stranger(r)
 	case len(others) == 1 && leftover(others[0], p.earlier):
 		return StepClear, nil
 	case len(others) > 0:
@@ -237,7 +266,13 @@ func begins(r Record, p progress) bool {
 // and could not keep. It was not there when that run made its mark: the mark is made
 // only where the key in custody is the user's only one.
 func leftover(key seen, mark time.Time) bool {
-	return !mark.IsZero() && key.Active && key.Created.Sub(mark).Abs() <= window && key.unasked == nil && key.used.IsZero()
+	after := key.Created.Sub(mark)
+	return !mark.IsZero() && key.Active && after >= -markEarly && after <= markLate && key.unasked == nil && key.used.IsZero()
+}
+
+// stranger is the error for a key in custody that its user no longer has.
+func stranger(r Record) error {
+	return fault("%s is none of the access keys of %s any more: run stsbroker keys add --replace with a key of the user", r.Current.KeyID, r.User)
 }
 
 // crowded refuses where there is no room for a new key, or it is not sure whose a key is.
@@ -285,6 +320,10 @@ func (w *rotating) run(ctx context.Context) (Rotation, error) {
 	r, err := w.kept.Get(ctx, w.name)
 	w.earlier = r.Creating
 	for err == nil {
+		if ctx.Err() != nil && w.made == nil {
+			err = context.Cause(ctx)
+			break
+		}
 		var keys []seen
 		if begins(r, w.progress) {
 			if keys, err = w.look(ctx, &r); err != nil {
@@ -296,18 +335,24 @@ func (w *rotating) run(ctx context.Context) (Rotation, error) {
 			break
 		}
 		tell(w.o.Step, step)
-		switch err = w.do(ctx, step, r, keys); {
+		// Who hangs up must not lose what IAM made: from the call to custody nobody can.
+		within, end := ctx, context.CancelFunc(func() {})
+		if step == StepCreate || step == StepSeal || step == StepSwitch {
+			within, end = context.WithTimeout(context.WithoutCancel(ctx), unbroken)
+		}
+		switch err = w.do(within, step, r, keys); {
 		case err == nil:
 			w.steps = append(w.steps, step)
 			tell(w.o.Done, step)
 		case errors.Is(err, errAgain):
 			err = nil
 		}
-		if now, bad := w.kept.Get(ctx, w.name); bad == nil {
+		if now, bad := w.kept.Get(within, w.name); bad == nil {
 			r = now
 		} else if err == nil {
 			err = bad
 		}
+		end()
 	}
 	return w.result(r), err
 }
@@ -326,6 +371,11 @@ func (w *rotating) dry(ctx context.Context) (Rotation, error) {
 		}
 	}
 	step, err := next(r, keys, w.progress, time.Now())
+	if step == StepDelete {
+		if _, err := w.vanished(ctx, r, time.Now()); err != nil {
+			return w.result(r), err
+		}
+	}
 	all := []string{StepClear, StepMark, StepCreate, StepSeal, StepVerify, StepSwitch, StepDeactivate, StepDelete}
 	if i := slices.Index(all, step); i >= 0 {
 		w.steps = all[i:]
@@ -378,32 +428,16 @@ func (w *rotating) look(ctx context.Context, r *Record) ([]seen, error) {
 		w.account, w.user = account, user
 	}
 	r.Account, r.User = w.account, w.user
-	var keys []seen
-	err := patiently(ctx, &backoff{}, w.young(*r), func() error {
-		listed, err := w.iam.ListKeys(ctx, w.signer(*r), r.User)
-		if err != nil {
-			return err
-		}
-		keys = nil
-		stale := error(errStale)
-		for _, key := range listed {
-			if !plausible(key.KeyID) {
-				return &broker.Error{Kind: broker.KindUnavailable, Public: "IAM lists an access key whose id is not one: check which endpoint answers"}
-			}
-			if key.KeyID == r.Current.KeyID {
-				stale = nil
-			}
-			if key.KeyID != w.gone {
-				keys = append(keys, seen{KeyState: key})
-			}
-		}
-		return stale
-	})
-	if err != nil && !errors.Is(err, errStale) {
+	listed, err := w.list(ctx, *r)
+	if err != nil {
 		return nil, err
 	}
-	known := keys[:0]
-	for _, key := range keys {
+	var known []seen
+	for _, state := range listed {
+		key := seen{KeyState: state}
+		if key.KeyID == w.gone {
+			continue
+		}
 		if key.KeyID != r.Current.KeyID {
 			key.used, err = w.iam.LastUsed(ctx, w.signer(*r), key.KeyID)
 			if err != nil && broker.AsError(err).Kind.Passes() {
@@ -419,12 +453,52 @@ func (w *rotating) look(ctx context.Context, r *Record) ([]seen, error) {
 	return known, nil
 }
 
+// list returns the user's keys, as soon as the one in custody is among them; without
+// it where patience ends.
+func (w *rotating) list(ctx context.Context, r Record) (keys []KeyState, err error) {
+	err = patiently(ctx, &backoff{}, w.young(r), func() error {
+		keys, err = w.iam.ListKeys(ctx, w.signer(r), r.User)
+		switch {
+		case err != nil:
+			return err
+		case slices.ContainsFunc(keys, func(k KeyState) bool { return !plausible(k.KeyID) }):
+			return &broker.Error{Kind: broker.KindUnavailable, Public: "IAM lists an access key whose id is not one: check which endpoint answers"}
+		case !slices.ContainsFunc(keys, func(k KeyState) bool { return k.KeyID == r.Current.KeyID }):
+			return errStale
+		}
+		return nil
+	})
+	if errors.Is(err, errStale) {
+		err = nil
+	}
+	return keys, err
+}
+
+// state is a key of the user as IAM lists it, nil where it does not. IAM finds no key
+// of a user who was renamed, which says nothing: only a list that has the key in
+// custody counts.
+func (w *rotating) state(ctx context.Context, r Record, keyID string) (*KeyState, error) {
+	keys, err := w.list(ctx, r)
+	find := func(id string) int { return slices.IndexFunc(keys, func(k KeyState) bool { return k.KeyID == id }) }
+	switch {
+	case isGone(err):
+		return nil, fault("IAM has no user %s any more; if it has another name now, it may still have the key %s: delete that there, then run stsbroker keys remove %s and add the key again", r.User, keyID, w.name)
+	case err != nil:
+		return nil, err
+	case find(r.Current.KeyID) < 0:
+		return nil, stranger(r)
+	case find(keyID) < 0:
+		return nil, nil
+	}
+	return &keys[find(keyID)], nil
+}
+
 func (w *rotating) do(ctx context.Context, step string, r Record, keys []seen) error {
 	switch step {
 	case StepClear:
 		return w.clear(ctx, r, keys)
 	case StepMark:
-		return w.mark(ctx)
+		return w.mark(ctx, r)
 	case StepCreate:
 		return w.create(ctx, r)
 	case StepSeal:
@@ -436,7 +510,7 @@ func (w *rotating) do(ctx context.Context, step string, r Record, keys []seen) e
 	case StepDeactivate:
 		return w.deactivate(ctx, r)
 	default:
-		return w.delete(ctx, r)
+		return w.delete(ctx, r, time.Now())
 	}
 }
 
@@ -454,9 +528,12 @@ func (w *rotating) clear(ctx context.Context, r Record, keys []seen) error {
 	return nil
 }
 
-func (w *rotating) mark(ctx context.Context) error {
+func (w *rotating) mark(ctx context.Context, looked Record) error {
 	err := w.kept.Update(ctx, w.name, func(r *Record) error {
-		r.Creating, r.Account, r.User = time.Now(), w.account, w.user
+		if r.Current.KeyID != looked.Current.KeyID {
+			return errChanged()
+		}
+		r.Creating, r.Account, r.User = w.iam.Now(), w.account, w.user
 		return nil
 	})
 	w.marked = err == nil
@@ -466,7 +543,12 @@ func (w *rotating) mark(ctx context.Context) error {
 func (w *rotating) create(ctx context.Context, r Record) error {
 	key, created, err := w.iam.CreateKey(ctx, w.signer(r), w.user)
 	if err == nil {
-		w.made = &Pair{KeyID: key.AccessKeyID, Secret: key.SecretAccessKey, Created: created}
+		made := Pair{KeyID: key.AccessKeyID, Secret: key.SecretAccessKey, Created: created}
+		// An id is printed, so it must be one, and not the secret in its place.
+		if made.check("the answer") != nil || strings.HasPrefix(made.Secret.Reveal(), "AKIA") && broker.ValidKeyID(made.Secret.Reveal()) {
+			return &broker.Error{Kind: broker.KindUnavailable, Public: "IAM made a key, and its answer has no access key id and secret that can be one: check which endpoint answers; rotate again, which deletes that key"}
+		}
+		w.made = &made
 		return nil
 	}
 	if broker.AsError(err).Kind.Passes() {
@@ -487,7 +569,7 @@ func (w *rotating) seal(ctx context.Context) error {
 	w.made = nil
 	err := w.kept.Update(ctx, w.name, func(r *Record) error {
 		if r.Next != nil || r.Old != nil {
-			return fault("the record of the key was changed by somebody else")
+			return errChanged()
 		}
 		r.Next, r.Creating = &made, time.Time{}
 		return nil
@@ -539,10 +621,14 @@ func (w *rotating) undo(ctx context.Context, r Record, why string) error {
 	refused := func(then string) error {
 		return &broker.Error{Kind: broker.KindDenied, Public: fmt.Sprintf("the new key %s is not used: %s; %s, and %s goes on being used", r.Next.KeyID, why, then, r.Current.KeyID)}
 	}
-	if err := w.iam.DeleteKey(ctx, w.signer(r), r.User, r.Next.KeyID); err != nil && !isGone(err) {
+	err := w.iam.DeleteKey(ctx, w.signer(r), r.User, r.Next.KeyID)
+	if isGone(err) {
+		err = w.confirm(ctx, r, r.Next.KeyID, err)
+	}
+	if err != nil {
 		return refused(fmt.Sprintf("it could not be deleted (%s): rotate again", broker.AsError(err).Public))
 	}
-	err := w.kept.Update(ctx, w.name, func(now *Record) error {
+	err = w.kept.Update(ctx, w.name, func(now *Record) error {
 		if now.Next != nil && now.Next.KeyID == r.Next.KeyID {
 			now.Next = nil
 		}
@@ -559,7 +645,7 @@ func (w *rotating) undo(ctx context.Context, r Record, why string) error {
 func (w *rotating) change(ctx context.Context) error {
 	return w.kept.Update(ctx, w.name, func(r *Record) error {
 		if r.Next == nil || r.Next.KeyID != w.verified {
-			return fault("the record of the key was changed by somebody else: rotate again")
+			return errChanged()
 		}
 		r.Current, r.Next, r.Old = *r.Next, nil, &OldKey{KeyID: r.Current.KeyID}
 		return nil
@@ -572,14 +658,18 @@ func (w *rotating) deactivate(ctx context.Context, r Record) error {
 		return w.iam.SetActive(ctx, w.signer(r), r.User, r.Old.KeyID, false)
 	})
 	gone := isGone(err)
-	if err != nil && !gone {
+	if gone {
+		err = w.confirm(ctx, r, r.Old.KeyID, err)
+	}
+	if err != nil {
 		return err
 	}
 	err = w.kept.Update(ctx, w.name, func(r *Record) error {
 		if r.Old == nil {
 			return nil
 		}
-		r.Old.Inactive, r.Old.DeleteAfter = true, time.Now().Add(w.o.Grace)
+		now := time.Now()
+		r.Old.Inactive, r.Old.Since, r.Old.DeleteAfter = true, now, now.Add(w.o.Grace)
 		if gone {
 			r.Old = nil
 		}
@@ -589,11 +679,14 @@ func (w *rotating) deactivate(ctx context.Context, r Record) error {
 	return err
 }
 
-func (w *rotating) delete(ctx context.Context, r Record) error {
-	err := patiently(ctx, &backoff{}, w.young(r), func() error {
-		return w.iam.DeleteKey(ctx, w.signer(r), r.User, r.Old.KeyID)
-	})
-	if err != nil && !isGone(err) {
+func (w *rotating) delete(ctx context.Context, r Record, now time.Time) error {
+	gone, err := w.vanished(ctx, r, now)
+	if err == nil && !gone {
+		err = patiently(ctx, &backoff{}, w.young(r), func() error {
+			return w.iam.DeleteKey(ctx, w.signer(r), r.User, r.Old.KeyID)
+		})
+	}
+	if err != nil && !isGone(err) { // the user was there a moment ago
 		return err
 	}
 	err = w.kept.Update(ctx, w.name, func(now *Record) error {
@@ -606,12 +699,66 @@ func (w *rotating) delete(ctx context.Context, r Record) error {
 	return err
 }
 
+// vanished reports whether IAM has the old key no more. Where it has it, and somebody
+// made it to work again, the error is [ErrOldInUse].
+func (w *rotating) vanished(ctx context.Context, r Record, now time.Time) (bool, error) {
+	old := *r.Old
+	var wait backoff
+	for {
+		key, err := w.state(ctx, r, old.KeyID)
+		if err != nil || key == nil {
+			return err == nil, err
+		}
+		if !key.Active {
+			break
+		}
+		if now.Sub(old.Since) < patience && wait.wait(ctx) { // the list may be behind
+			continue
+		}
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		return false, oldInUse("the old key %s is not deleted, since somebody made it active again; when nobody needs it any more, run: aws iam update-access-key --user-name %s --access-key-id %s --status Inactive; then rotate again", old.KeyID, word(r.User), word(old.KeyID))
+	}
+	used, err := w.iam.LastUsed(ctx, w.signer(r), old.KeyID)
+	if err != nil && broker.AsError(err).Kind.Passes() {
+		return false, err
+	}
+	used = used.Add(time.Since(w.iam.Now())) // by this host's clock; of the year 1 where who signs may not ask, and then that it is inactive has to do
+	if stay := used.Add(old.DeleteAfter.Sub(old.Since)); !old.Since.IsZero() && used.After(old.Since.Add(lag)) && now.Before(stay) {
+		return false, oldInUse("the old key %s is not deleted before %s, since it was used at %s, after the rotation had deactivated it; if nobody needs it, run: aws iam delete-access-key --user-name %s --access-key-id %s",
+			old.KeyID, stay.UTC().Format(time.RFC3339), used.UTC().Format(time.RFC3339), word(r.User), word(old.KeyID))
+	}
+	return false, nil
+}
+
+func oldInUse(format string, args ...any) error {
+	return &broker.Error{Kind: broker.KindConfig, Public: fmt.Sprintf(format, args...), Cause: ErrOldInUse}
+}
+
+// confirm returns nil where IAM, which said in err that there is no such key, has the
+// user still and does not list the key.
+func (w *rotating) confirm(ctx context.Context, r Record, keyID string, err error) error {
+	key, bad := w.state(ctx, r, keyID)
+	switch {
+	case bad != nil:
+		return bad
+	case key != nil:
+		return err
+	}
+	return nil
+}
+
+func errChanged() error {
+	return fault("the record of the key was changed by somebody else: rotate again")
+}
+
 // errStale is a list that lacks what must be in it.
 var errStale = errors.New("the list is behind")
 
 // young reports whether calls are signed by a key that IAM may not know yet.
 func (w *rotating) young(r Record) bool {
-	return w.o.Sign == nil && time.Since(r.Current.Created).Abs() < window
+	return w.o.Sign == nil && time.Since(r.Current.Created).Abs() < skew
 }
 
 // patiently makes a call until IAM and STS know what it is about, or patience ends.

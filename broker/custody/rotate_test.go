@@ -1,6 +1,7 @@
 package custody
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,14 +29,17 @@ type fakeIAM struct {
 	calls []string
 	by    []string // key ids that signed the calls
 
-	delay  time.Duration           // until a new key is accepted
-	behind time.Duration           // until lists have what was made, and lack what was deleted
-	deny   map[string]error        // by call: what is answered, without effect
-	lose   map[string]bool         // by call: it takes effect, and the answer does not come
-	at     func(call, when string) // before and after the effect of each call
-	alias  string                  // the user that STS names for a new key; "" is the right one
-	vague  bool                    // it does not say of a key that it is gone
-	moved  string                  // id of a key that belongs to another account
+	delay   time.Duration           // until a new key is accepted
+	behind  time.Duration           // until lists have what was made, and lack what was deleted
+	deny    map[string]error        // by call: what is answered, without effect
+	lose    map[string]bool         // by call: it takes effect, and the answer does not come
+	at      func(call, when string) // before and after the effect of each call
+	alias   string                  // the user that STS names for a new key; "" is the right one
+	vague   bool                    // it does not say of a key that it is gone
+	moved   string                  // id of a key that belongs to another account
+	ahead   time.Duration           // of its clock
+	renamed bool                    // the user has another name now
+	swap    bool                    // a new key's id and secret are answered in each other's place
 }
 
 type fakeKey struct {
@@ -126,24 +130,35 @@ func (f *fakeIAM) call(name string, m broker.Material, effect func(by *fakeKey) 
 	return err
 }
 
-func (f *fakeIAM) CreateKey(_ context.Context, m broker.Material, user string) (key broker.Material, created time.Time, err error) {
+func (f *fakeIAM) Now() time.Time { return time.Now().Add(f.ahead) }
+
+func (f *fakeIAM) CreateKey(ctx context.Context, m broker.Material, user string) (key broker.Material, created time.Time, err error) {
 	err = f.call("CreateKey", m, func(*fakeKey) error {
 		if len(f.of(user)) >= 2 {
 			return iamError(broker.KindConfig, "LimitExceeded")
 		}
 		k := f.make(user)
-		key, created = broker.Material{AccessKeyID: k.id, SecretAccessKey: broker.NewSecret(k.secret)}, k.created
+		key, created = broker.Material{AccessKeyID: k.id, SecretAccessKey: broker.NewSecret(k.secret)}, k.created.Add(f.ahead)
+		if f.swap {
+			key = broker.Material{AccessKeyID: k.secret, SecretAccessKey: broker.NewSecret(k.id)}
+		}
 		return nil
 	})
+	if ctx.Err() != nil { // nobody was there to read the answer
+		return broker.Material{}, time.Time{}, iamError(broker.KindUnavailable, "")
+	}
 	return key, created, err
 }
 
 func (f *fakeIAM) ListKeys(_ context.Context, m broker.Material, user string) (list []KeyState, err error) {
-	err = f.call("ListKeys", m, func(*fakeKey) error {
+	err = f.call("ListKeys", m, func(by *fakeKey) error {
+		if by.user == fakeUser && f.renamed {
+			return iamError(broker.KindConfig, "NoSuchEntity")
+		}
 		for _, k := range f.keys {
 			there := k.deleted.IsZero() || time.Since(k.deleted) < f.behind
 			if k.user == user && there && time.Since(k.created) >= f.behind {
-				list = append(list, KeyState{KeyID: k.id, Active: k.active, Created: k.created})
+				list = append(list, KeyState{KeyID: k.id, Active: k.active, Created: k.created.Add(f.ahead)})
 			}
 		}
 		return nil
@@ -160,7 +175,9 @@ func (f *fakeIAM) LastUsed(_ context.Context, m broker.Material, id string) (use
 		if k == nil {
 			return iamError(broker.KindConfig, "NoSuchEntity")
 		}
-		used = k.used
+		if used = k.used; !used.IsZero() {
+			used = used.Add(f.ahead)
+		}
 		return nil
 	})
 	return used, err
@@ -169,7 +186,7 @@ func (f *fakeIAM) LastUsed(_ context.Context, m broker.Material, id string) (use
 func (f *fakeIAM) SetActive(_ context.Context, m broker.Material, user, id string, active bool) error {
 	return f.call("SetActive", m, func(*fakeKey) error {
 		k := f.find(id)
-		if k == nil || k.user != user {
+		if k == nil || k.user != user || f.renamed {
 			return iamError(broker.KindConfig, "NoSuchEntity")
 		}
 		k.active = active
@@ -180,7 +197,7 @@ func (f *fakeIAM) SetActive(_ context.Context, m broker.Material, user, id strin
 func (f *fakeIAM) DeleteKey(_ context.Context, m broker.Material, user, id string) error {
 	return f.call("DeleteKey", m, func(*fakeKey) error {
 		k := f.find(id)
-		if k == nil || k.user != user {
+		if k == nil || k.user != user || f.renamed {
 			return iamError(broker.KindConfig, "NoSuchEntity")
 		}
 		k.deleted = time.Now()
@@ -209,9 +226,9 @@ type memChest struct {
 	err     error
 }
 
-func (c *memChest) Get(_ context.Context, name string) ([]byte, error) {
-	if c.err != nil {
-		return nil, c.err
+func (c *memChest) Get(ctx context.Context, name string) ([]byte, error) {
+	if err := cmp.Or(c.err, ctx.Err()); err != nil {
+		return nil, err
 	}
 	raw, ok := c.records[name]
 	if !ok {
@@ -220,13 +237,13 @@ func (c *memChest) Get(_ context.Context, name string) ([]byte, error) {
 	return slices.Clone(raw), nil
 }
 
-func (c *memChest) Put(_ context.Context, name string, record []byte) error {
+func (c *memChest) Put(ctx context.Context, name string, record []byte) error {
 	if c.at != nil {
 		c.at("Put", "before")
 		defer c.at("Put", "after")
 	}
-	if c.err != nil {
-		return c.err
+	if err := cmp.Or(c.err, ctx.Err()); err != nil {
+		return err
 	}
 	c.records[name] = slices.Clone(record)
 	return nil
@@ -374,10 +391,10 @@ func TestNext(t *testing.T) {
 		"the same, marked again":            {Record{Creating: now}, []seen{own}, progress{marked: true, earlier: marked.earlier}, StepCreate},
 		"marked by another run, its key":    {Record{Creating: marked.earlier}, []seen{own, other(nil)}, marked, StepClear},
 		"the order of the list is nothing":  {Record{Creating: marked.earlier}, []seen{other(nil), own}, marked, StepClear},
-		"IAM's clock is ahead":              {Record{}, []seen{own, other(func(s *seen) { s.Created = now.Add(13 * time.Minute) })}, marked, StepClear},
-		"IAM's clock is behind":             {Record{}, []seen{own, other(func(s *seen) { s.Created = now.Add(-15 * time.Minute) })}, marked, StepClear},
-		"made long after the mark":          {Record{}, []seen{own, other(func(s *seen) { s.Created = now.Add(15 * time.Minute) })}, marked, "not certain: look at it"},
-		"made long before the mark":         {Record{}, []seen{own, other(func(s *seen) { s.Created = now.Add(-17 * time.Minute) })}, marked, "not certain: look at it"},
+		"made by a slow call":               {Record{}, []seen{own, other(func(s *seen) { s.Created = now })}, marked, StepClear},
+		"made in the mark's second":         {Record{}, []seen{own, other(func(s *seen) { s.Created = now.Add(-time.Minute - time.Second) })}, marked, StepClear},
+		"made after the mark's call":        {Record{}, []seen{own, other(func(s *seen) { s.Created = now.Add(time.Second) })}, marked, "not certain: look at it"},
+		"made before the mark":              {Record{}, []seen{own, other(func(s *seen) { s.Created = now.Add(-time.Minute - 11*time.Second) })}, marked, "not certain: look at it"},
 		"the mark's key was used":           {Record{}, []seen{own, other(func(s *seen) { s.used = now })}, marked, "; a rotation that was cut off at 2026-11-23T11:59:00Z may have made it, but that is not certain: look at it"},
 		"its use is not known":              {Record{}, []seen{own, other(func(s *seen) { s.unasked = errors.New("denied") })}, marked, "iam:GetAccessKeyLastUsed"},
 		"somebody made it inactive":         {Record{}, []seen{own, other(func(s *seen) { s.Active = false })}, marked, "AKIAOTHER00000000000 (inactive, made 2026-11-23, never used)"},
@@ -656,8 +673,13 @@ func TestRotateLeftovers(t *testing.T) {
 		change func(w *rotation, left *fakeKey)
 		words  []string // of the refusal; nil where it goes on
 	}{
-		"as it was":         {func(*rotation, *fakeKey) {}, nil},
-		"the next day":      {func(*rotation, *fakeKey) { time.Sleep(24 * time.Hour) }, nil},
+		"as it was":    {func(*rotation, *fakeKey) {}, nil},
+		"the next day": {func(*rotation, *fakeKey) { time.Sleep(24 * time.Hour) }, nil},
+		"made by hand": {func(w *rotation, k *fakeKey) {
+			k.deleted = time.Now() // as if the call had not come through
+			time.Sleep(5 * time.Minute)
+			w.iam.make(fakeUser)
+		}, []string{"AKIAFAKE000000000003", "look at it", "aws iam delete-access-key --user-name dev --access-key-id AKIAFAKE000000000003;"}},
 		"used":              {func(_ *rotation, k *fakeKey) { k.used = time.Now() }, []string{"may have made it", "look at it", "last used"}},
 		"its use is secret": {func(w *rotation, _ *fakeKey) { w.iam.deny["LastUsed"] = iamError(broker.KindDenied, "AccessDenied") }, []string{"look at it"}},
 		"another's": {func(w *rotation, k *fakeKey) {
@@ -699,6 +721,168 @@ func TestRotateLeftovers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The mark is by IAM's clock, so that this host's may be off.
+func TestRotateLeftoverOfAnotherClock(t *testing.T) {
+	for _, ahead := range []time.Duration{-13 * time.Minute, 13 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newRotation(t)
+			w.iam.ahead, w.iam.lose["CreateKey"] = ahead, true
+			w.refused(RotateOptions{})
+			w.iam.lose = map[string]bool{}
+			time.Sleep(time.Hour)
+			if r := w.must(RotateOptions{}); r.Steps[0] != StepClear {
+				t.Errorf("%v", r.Steps)
+			}
+			w.rotated()
+		})
+	}
+}
+
+// An old key that somebody made to work again, as the hint says, stays until it is made
+// inactive again, and then for the time of grace from its last use.
+func TestOldKeyThatWorksAgain(t *testing.T) {
+	const grace = 24 * time.Hour
+	for _, ahead := range []time.Duration{0, -13 * time.Minute, 13 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newRotation(t)
+			w.iam.ahead = ahead
+			w.must(RotateOptions{Grace: grace})
+			old, due := w.iam.find(w.first.KeyID), w.record().Old.DeleteAfter
+			stays := func(words ...string) {
+				t.Helper()
+				id, err := w.kept().Tidy(t.Context(), "work", w.iam, time.Now())
+				if id != "" || !errors.Is(err, ErrOldInUse) || broker.AsError(err).Kind != broker.KindConfig {
+					t.Errorf("tidied: %q %v", id, err)
+				}
+				for _, o := range []RotateOptions{{}, {DryRun: true}} {
+					w.refused(o, append(words, old.id)...)
+				}
+				if w.iam.find(old.id) == nil {
+					t.Fatal("it was deleted")
+				}
+				if r := w.record(); r.Old == nil || !r.Old.DeleteAfter.Equal(due) {
+					t.Errorf("the record has %+v", r.Old)
+				}
+				w.works("after it")
+			}
+			time.Sleep(grace - time.Hour)
+			old.active = true
+			time.Sleep(time.Hour)
+			stays("active again", "aws iam update-access-key --user-name dev --access-key-id "+old.id+" --status Inactive")
+			time.Sleep(time.Hour)
+			if _, _, err := w.iam.WhoAmI(t.Context(), w.first.Material()); err != nil {
+				t.Fatal(err)
+			}
+			lastUse := time.Now()
+			stays("active again")
+			old.active = false
+			const words = "aws iam delete-access-key --user-name dev --access-key-id "
+			stays(words, "is not deleted before "+lastUse.Add(grace).UTC().Format(time.RFC3339))
+			time.Sleep(grace - time.Second)
+			stays(words)
+			time.Sleep(time.Second)
+			if id, err := w.kept().Tidy(t.Context(), "work", w.iam, time.Now()); id != old.id || err != nil {
+				t.Errorf("not tidied: %q %v", id, err)
+			}
+			w.rotated()
+		})
+	}
+}
+
+// A list that is behind by the deactivation holds nothing up, and who may not ask when a
+// key was used deletes what is inactive.
+func TestOldKeyOfALateList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newRotation(t)
+		w.iam.deny["LastUsed"] = iamError(broker.KindDenied, "AccessDenied")
+		old := w.iam.find(w.first.KeyID)
+		w.iam.at = func(call, when string) {
+			if r, err := decodeRecord(w.chest.records["work"]); err != nil || r.Old == nil || !r.Old.Inactive {
+				return
+			}
+			old.active = time.Since(w.iam.keys[1].created) < 20*time.Second
+		}
+		w.must(RotateOptions{})
+		w.rotated()
+	})
+}
+
+// Whoever hangs up loses no key that IAM made.
+func TestRotateHangsUp(t *testing.T) {
+	for at, want := range map[string][]string{
+		"CreateKey before": wholeRotation[:3], "CreateKey after": wholeRotation[:3], "seal": wholeRotation[:3], "create": wholeRotation[:3],
+		"mark": wholeRotation[:1], "switch": wholeRotation[:5],
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newRotation(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			w.iam.at = func(call, when string) {
+				if call+" "+when == at {
+					cancel()
+				}
+			}
+			r, err := w.kept().Rotate(ctx, "work", w.iam, RotateOptions{Step: func(s string) {
+				if s == at && s != StepMark {
+					cancel()
+				}
+			}, Done: func(s string) {
+				if s == at && s == StepMark {
+					cancel()
+				}
+			}})
+			if !errors.Is(err, context.Canceled) || !slices.Equal(r.Steps, want) {
+				t.Errorf("hung up at %s: %v after %v, want %v", at, err, r.Steps, want)
+			}
+			w.works(at)
+			made := w.iam.made
+			w.iam.at = nil
+			w.must(RotateOptions{})
+			w.rotated()
+			if at != StepMark && w.iam.made != made {
+				t.Errorf("hung up at %s: %d keys were made, then %d", at, made, w.iam.made)
+			}
+		})
+	}
+}
+
+// That IAM does not find a key of a user who has another name now says nothing of the
+// key.
+func TestRotateOfARenamedUser(t *testing.T) {
+	for _, step := range []string{StepDeactivate, StepDelete} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newRotation(t)
+			w.refused(RotateOptions{Step: func(s string) { w.iam.renamed = w.iam.renamed || s == step }},
+				"IAM has no user dev any more", w.first.KeyID, "stsbroker keys remove work")
+			if r := w.record(); r.Old == nil || r.Old.KeyID != w.first.KeyID || w.iam.find(w.first.KeyID) == nil {
+				t.Errorf("%s: the old key is forgotten: %+v", step, r.Old)
+			}
+			w.iam.renamed = false
+			w.must(RotateOptions{})
+			w.rotated()
+		})
+	}
+	synctest.Test(t, func(t *testing.T) { // the same of the next key, when it is to be deleted
+		w := newRotation(t)
+		w.iam.alias = "somebody"
+		w.refused(RotateOptions{Step: func(s string) { w.iam.renamed = w.iam.renamed || s == StepUndo }}, "IAM has no user dev any more")
+		if w.record().Next == nil {
+			t.Error("the next key is forgotten")
+		}
+	})
+}
+
+// A store that swaps id and secret has none of them printed.
+func TestRotateOfASwappedAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newRotation(t)
+		w.iam.swap = true
+		w.refused(RotateOptions{}, "its answer has no access key id and secret that can be one") // and no canary
+		w.iam.swap = false
+		w.must(RotateOptions{})
+		w.rotated()
+	})
 }
 
 // One mark answers for one key. What shows up after that one is deleted is another's.
@@ -1008,7 +1192,7 @@ func TestRotateOnceAtATime(t *testing.T) {
 		refused := false
 		w.must(RotateOptions{Step: func(s string) {
 			if s == StepVerify {
-				w.refused(RotateOptions{}, "another rotation is under way")
+				w.refused(RotateOptions{}, "a rotation of a key is under way")
 				refused = true
 			}
 		}})

@@ -28,21 +28,13 @@ const (
 	maxSeed = 256
 )
 
-// Seed is the secret of a virtual MFA device. No verb or encoder prints it. It is
-// safe for concurrent use and must not be copied once it has given a code.
-type Seed struct {
-	key broker.Secret
-	used
-}
+// setBack is how many steps of time the clock may go back and still count as the
+// same one: a correction, and not a clock that had been set wrong.
+const setBack = 4
 
-// ParseSeed reads the seed as AWS shows it when a device is made: base32, in either
+// parseSeed reads the seed as AWS shows it when a device is made: base32, in either
 // case, with or without blanks, hyphens and padding. The error is a [*broker.Error]
 // of [broker.KindConfig] that holds nothing of the text.
-func ParseSeed(text []byte) (Seed, error) {
-	key, err := parseSeed(text)
-	return Seed{key: key}, err
-}
-
 func parseSeed(text []byte) (broker.Secret, error) {
 	plain := strings.Map(func(r rune) rune {
 		if strings.ContainsRune(" \t\r\n-=", r) {
@@ -59,16 +51,14 @@ func parseSeed(text []byte) (broker.Secret, error) {
 	return broker.NewSecret(string(key)), nil
 }
 
-// Code returns the code of this moment. AWS takes no code twice, so neither is one
-// given twice: where this moment's was, it waits for the next, half a minute at most.
-func (s *Seed) Code(ctx context.Context) (broker.Secret, error) { return s.code(ctx, s.key) }
-
 // used remembers up to which step of time codes were given.
 type used struct {
 	mu   sync.Mutex
 	next uint64 // the first step whose code was not given yet
 }
 
+// code returns the code of this moment. AWS takes no code twice, so neither is one
+// given twice: where this moment's was, it waits for the next, half a minute at most.
 func (u *used) code(ctx context.Context, key broker.Secret) (broker.Secret, error) {
 	for {
 		now := time.Now()
@@ -88,14 +78,15 @@ func (u *used) code(ctx context.Context, key broker.Secret) (broker.Secret, erro
 	}
 }
 
-// take reserves the code of this moment, and reports whether it was free. A step
-// that lies behind one that was given, as after the clock was set back, is not: it
-// may have been given before the clock was set forward.
+// take reserves the code of this moment, and reports whether it was free. A step that
+// lies a little behind one that was given is not. One that lies far behind is: the
+// clock was wrong and was set back, and to wait until it is there again could take
+// years. If that very step was given before, AWS refuses one code.
 func (u *used) take(now time.Time) (step uint64, free bool) {
 	step = uint64(max(now.Unix(), 0)) / uint64(codeStep/time.Second)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if step < u.next {
+	if step < u.next && u.next-step <= setBack {
 		return step, false
 	}
 	u.next = step + 1
@@ -124,7 +115,8 @@ type SeedSource struct {
 
 // SeedFile is the sealed seed at path, which must be a private file (see
 // [securefile.Read]). It is read and opened anew for each code, and kept nowhere;
-// open returns what [ParseSeed] takes. Its errors should be [*broker.Error], as
+// open returns the seed as AWS shows it: base32, in either case, with or without
+// blanks, hyphens and padding. Its errors should be [*broker.Error], as
 // [broker.Locked] where the identity is not there yet.
 func SeedFile(path string, open func(sealed []byte) ([]byte, error)) *SeedSource {
 	return &SeedSource{path: path, open: open}

@@ -296,7 +296,7 @@ func TestRegistration(t *testing.T) {
 		// Other scopes are another registration, and another sign-in.
 		other := corp()
 		other.Scopes = []string{"sso:account:access", "openid"}
-		if m.Standing(other).SignedIn {
+		if standingOf(m, other).signedIn {
 			t.Error("scopes do not count")
 		}
 		signIn(t, m, fake, other)

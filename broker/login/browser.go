@@ -11,8 +11,10 @@ import (
 	"html"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -52,8 +54,8 @@ func (m *Manager) byBrowser(ctx context.Context, s Session, a *attempt) error {
 		return m.signedIn(s, got)
 	}
 	server := &http.Server{
-		Handler: back, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 2 * keepTimeout, MaxHeaderBytes: 16 << 10,
-		ErrorLog: log.New(io.Discard, "", 0),
+		Handler: back, ReadHeaderTimeout: headerTimeout, WriteTimeout: 2 * keepTimeout, MaxHeaderBytes: 16 << 10,
+		ErrorLog: log.New(io.Discard, "", 0), ConnState: new(crowd).changed,
 	}
 	server.SetKeepAlivesEnabled(false)
 	served := make(chan struct{})
@@ -86,6 +88,36 @@ func (m *Manager) byBrowser(ctx context.Context, s Session, a *attempt) error {
 	case <-ctx.Done():
 		m.dropClient(s, false, c) // the page may have refused it, which nobody tells us
 		return context.Cause(ctx)
+	}
+}
+
+const (
+	headerTimeout = 2 * time.Second // a browser on this host sends at once
+	mostConns     = 16              // more than a browser opens, also for what it may need later
+)
+
+// crowd keeps the connections to a server few: everybody on the host can reach the port,
+// and each connection is a descriptor of the daemon's. One too many closes the oldest, so
+// that the browser that comes last is heard.
+type crowd struct {
+	mu    sync.Mutex
+	conns []net.Conn // the oldest first
+}
+
+// changed is an [http.Server.ConnState].
+func (c *crowd) changed(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		if len(c.conns) == mostConns {
+			_ = c.conns[0].Close()
+			c.conns = c.conns[1:]
+		}
+		c.conns = append(c.conns, conn)
+	case http.StateClosed:
+		c.conns = slices.DeleteFunc(c.conns, func(other net.Conn) bool { return other == conn })
+	case http.StateActive, http.StateIdle, http.StateHijacked:
 	}
 }
 

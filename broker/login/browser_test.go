@@ -89,7 +89,7 @@ func TestBrowser(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustMint(t, m)
-	if s := m.Standing(corp()); !s.Refreshable {
+	if s := standingOf(m, corp()); !s.refreshable {
 		t.Errorf("%+v", s)
 	}
 	if c, err := net.Dial("tcp", host(t, back)); err == nil {
@@ -224,7 +224,7 @@ func TestBrowserFails(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tc.err) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), code) {
 				t.Errorf("%v", err)
 			}
-			if m.Standing(corp()).SignedIn {
+			if standingOf(m, corp()).signedIn {
 				t.Error("signed in")
 			}
 		})
@@ -324,5 +324,54 @@ func TestTransport(t *testing.T) {
 	}
 	if _, err := New(Options{Endpoint: at, Proxy: bad}).Begin(t.Context(), corp(), true); err == nil || !strings.Contains(err.Error(), "HTTPS_PROXY is not the address") || strings.Contains(err.Error(), "canary") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Everybody on the host can reach the port: they cannot have more than a few of the
+// daemon's descriptors, nor keep the browser out.
+func TestCallbackCrowded(t *testing.T) {
+	fake := newFake()
+	m := newManager(fake, Options{})
+	a, err := m.Begin(t.Context(), corp(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(a.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	redirect := u.Query().Get("redirect_uri")
+	back, err := url.Parse(redirect)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, began := make(chan struct{}, 100), time.Now()
+	for range cap(ended) {
+		c, err := net.Dial("tcp", back.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		go func() {
+			_, _ = io.Copy(io.Discard, c)
+			ended <- struct{}{}
+		}()
+	}
+	for range cap(ended) - mostConns { // at once
+		<-ended
+	}
+	if took := time.Since(began); took >= headerTimeout {
+		t.Errorf("after %v", took)
+	}
+	r, err := http.Get(redirect + "?error=access_denied&state=" + url.QueryEscape(u.Query().Get("state")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Body.Close()
+	if err := a.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), errRefusedThere.Error()) {
+		t.Errorf("the browser was not heard: %v", err)
+	}
+	for range mostConns {
+		<-ended
 	}
 }

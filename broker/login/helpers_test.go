@@ -117,8 +117,8 @@ func wantKind(t *testing.T, err *broker.Error, kind broker.Kind, words ...string
 	}
 }
 
-// plainVault is a vault in memory that has no lock over reading and writing.
-type plainVault struct {
+// memVault is a vault in memory.
+type memVault struct {
 	turn chan struct{}
 
 	mu              sync.Mutex
@@ -129,14 +129,11 @@ type plainVault struct {
 	writes, updates int
 }
 
-// memVault has it.
-type memVault struct{ plainVault }
-
 func newVault(state string) *memVault {
-	return &memVault{plainVault{turn: make(chan struct{}, 1), state: state}}
+	return &memVault{turn: make(chan struct{}, 1), state: state}
 }
 
-func (v *plainVault) closed() error {
+func (v *memVault) closed() error {
 	switch v.state {
 	case "locked":
 		return broker.Locked()
@@ -146,7 +143,7 @@ func (v *plainVault) closed() error {
 	return nil
 }
 
-func (v *plainVault) Read(name string) ([]byte, error) {
+func (v *memVault) Read(name string) ([]byte, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.blob == nil || name != blobName {
@@ -155,7 +152,7 @@ func (v *plainVault) Read(name string) ([]byte, error) {
 	return slices.Clone(v.blob), v.closed()
 }
 
-func (v *plainVault) Write(_ string, plain []byte) error {
+func (v *memVault) write(plain []byte) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.closed(); err != nil {
@@ -187,16 +184,16 @@ func (v *memVault) Update(name string, f func([]byte) ([]byte, error)) error {
 	if err != nil {
 		return err
 	}
-	return v.Write(name, b)
+	return v.write(b)
 }
 
-func (v *plainVault) set(state string, fail error) {
+func (v *memVault) set(state string, fail error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.state, v.fail = state, fail
 }
 
-func (v *plainVault) content() string {
+func (v *memVault) content() string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return string(v.blob)
@@ -244,4 +241,36 @@ func moveWall(t time.Time, d time.Duration) time.Time {
 	}
 	p.wall += uint64(int64(d/time.Second)) << 30
 	return t
+}
+
+// standing is how a session stands, without asking anybody.
+type standing struct {
+	signedIn    bool      // a token can be had without a person, as far as is known
+	until       time.Time // the end of the access token; zero where there is none
+	refreshable bool      // beyond that end
+	fromCLI     bool      // the access token is the AWS CLI's
+}
+
+func standingOf(m *Manager, s Session) standing {
+	now, k := time.Now(), s.key()
+	m.mu.Lock()
+	t, e := m.held.sessions[k], *m.entryLocked(k)
+	m.mu.Unlock()
+	out := standing{refreshable: t.refreshable(now)}
+	if !t.access.IsZero() && !t.access.Equal(e.ownNo) && left(t.expires, now) > 0 {
+		out.until = t.expires.Round(0)
+	} else if !out.refreshable {
+		if c, err := m.fromCLI(s); err == nil && !c.access.Equal(e.cliNo) && left(c.expires, now) > 0 {
+			out.until, out.fromCLI = c.expires, true
+		}
+	}
+	out.signedIn = out.refreshable || !out.until.IsZero()
+	return out
+}
+
+// holdsAny reports whether memory has any token.
+func holdsAny(m *Manager) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.held.any()
 }

@@ -100,12 +100,12 @@ func isRegion(s string) bool {
 }
 
 // Vault keeps the sign-ins where only an identity opens them: broker/vault.Vault.
-// While it is locked, or has no identity, they live in memory. Where it has an
-// Update(name, f), which is read-modify-write under a lock, a refresh holds that
-// lock, so that no two processes ever spend one refresh token.
+// While it is locked, or has no identity, they live in memory. Update reads, changes and
+// writes under a lock: a refresh holds that, so that no two processes ever spend one
+// refresh token.
 type Vault interface {
 	Read(name string) ([]byte, error)
-	Write(name string, plain []byte) error
+	Update(name string, f func(old []byte) ([]byte, error)) error
 }
 
 // Options are what a [Manager] needs. The zero value is AWS's own endpoints, the
@@ -148,7 +148,11 @@ type Manager struct {
 	held    state
 	entries map[key]*entry
 	mended  []Session // to be told when m.disk is free
-	said    string    // what Report was told last
+	shut    bool      // by Lock, and the vault has not opened since
+	locks   int       // how often: what was read before a lock is not held after it
+	// unwritten is why what is held is in memory alone, nil where it is not.
+	unwritten error
+	said      string // what Report was told last
 }
 
 // entry is what memory alone knows of a session.
@@ -181,32 +185,6 @@ func (m *Manager) entryLocked(k key) *entry {
 	return e
 }
 
-// Standing is how a session stands, by this host's clock and without asking anybody.
-type Standing struct {
-	SignedIn    bool      // a token can be had without a person, as far as is known
-	Until       time.Time // the end of the access token; zero where there is none
-	Refreshable bool      // beyond that end
-	FromCLI     bool      // the access token is the AWS CLI's
-}
-
-// Standing tells how the session stands.
-func (m *Manager) Standing(s Session) Standing {
-	now, k := time.Now(), s.key()
-	m.mu.Lock()
-	t, e := m.held.sessions[k], *m.entryLocked(k)
-	m.mu.Unlock()
-	out := Standing{Refreshable: t.refreshable(now)}
-	if !t.access.IsZero() && !t.access.Equal(e.ownNo) && left(t.expires, now) > 0 {
-		out.Until = t.expires.Round(0)
-	} else if !out.Refreshable {
-		if c, err := m.fromCLI(s); err == nil && !c.access.Equal(e.cliNo) && left(c.expires, now) > 0 {
-			out.Until, out.FromCLI = c.expires, true
-		}
-	}
-	out.SignedIn = out.Refreshable || !out.Until.IsZero()
-	return out
-}
-
 // Reload makes memory and the vault one: of each session the newer sign-in counts,
 // and what memory alone had is written. To be called at the start, and when the
 // vault opens; a vault that is locked or has no identity is no error.
@@ -221,26 +199,37 @@ func (m *Manager) Reload(ctx context.Context) error {
 	return nil
 }
 
-// Lock forgets what memory holds, after a last try to write what only memory has;
-// the error says that this failed, and that somebody must sign in again. To be
-// called before the vault is locked. Attempts that run go on.
-func (m *Manager) Lock(ctx context.Context) error {
-	if err := m.lockDisk(ctx); err != nil {
-		return err
+// Lock forgets the tokens that memory holds, after a last try to write what only memory
+// has, and calls closeVault, which locks the vault, before anybody can read them again.
+// Both are done whatever fails, and when ctx ends too; the error, one line, says what
+// closeVault said, or that somebody must sign in again since nothing had been written.
+//
+// What was signed out of stays so. Attempts that run go on. Until the vault opens, the
+// AWS CLI's tokens are not used either.
+func (m *Manager) Lock(ctx context.Context, closeVault func() error) error {
+	if m.lockDisk(ctx) == nil {
+		defer m.unlockDisk()
+		_ = m.transact(func(*state) {})
 	}
-	defer m.unlockDisk()
-	err := m.transact(func(*state) {})
+	closing := closeVault()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	lost := err != nil && m.held.any()
-	m.held = newState()
+	var lost error
+	if m.unwritten != nil && m.held.any() {
+		lost = fmt.Errorf("sign-ins to IAM Identity Center were in memory alone and are forgotten: %w", m.unwritten)
+	}
+	m.locks++
+	m.shut, m.held = true, m.held.signOuts()
 	for _, e := range m.entries {
-		e.ownNo, e.cliNo = broker.Secret{}, broker.Secret{}
+		e.ownNo = broker.Secret{}
 	}
-	if lost {
-		return fmt.Errorf("sign-ins to IAM Identity Center were in memory alone and are forgotten: %w", err)
+	switch {
+	case closing == nil:
+		return lost
+	case lost != nil:
+		return fmt.Errorf("%w; and %w", closing, lost)
 	}
-	return nil
+	return closing
 }
 
 const signOutTimeout = 5 * time.Second

@@ -77,6 +77,18 @@ func (s state) any() bool {
 	return false
 }
 
+// signOuts is what of s a lock leaves: no secret, and which sessions were signed out of,
+// for the vault may have their tokens still.
+func (s state) signOuts() state {
+	out := newState()
+	for k, t := range s.sessions {
+		if t.access.IsZero() && t.refresh.IsZero() && t.client.secret.IsZero() {
+			out.sessions[k] = tokens{changed: t.changed}
+		}
+	}
+	return out
+}
+
 // put replaces the tokens of a session. They are newer than what was there, whatever
 // the wall clock has done in between.
 func (s *state) put(k key, t tokens) {
@@ -133,7 +145,7 @@ func (m *Manager) transact(change func(next *state)) error {
 // has the vault for longer than anybody waits, since that may be making the same one.
 func (m *Manager) tryTransact(must bool, change func(next *state)) (err error, changed bool) {
 	m.mu.Lock()
-	before := m.held
+	before, locks := m.held, m.locks
 	m.mu.Unlock()
 	next, ran := before, false
 	err = m.update(func(old []byte) ([]byte, error) {
@@ -166,7 +178,7 @@ func (m *Manager) tryTransact(must bool, change func(next *state)) (err error, c
 		next = before.merged(newState())
 		change(&next)
 	}
-	m.install(before, next)
+	m.install(before, next, locks, ran, err)
 	return err, true
 }
 
@@ -186,28 +198,22 @@ func (m *Manager) update(f func(old []byte) ([]byte, error)) error {
 	if v == nil {
 		return errNoVault
 	}
-	if locking, ok := v.(interface {
-		Update(name string, f func(old []byte) ([]byte, error)) error
-	}); ok {
-		return locking.Update(blobName, f)
-	}
-	old, err := v.Read(blobName)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	b, err := f(old)
-	if err != nil {
-		return err
-	}
-	return v.Write(blobName, b)
+	return v.Update(blobName, f)
 }
 
-// install makes next what memory holds, and notes sessions that can be had again.
-func (m *Manager) install(before, next state) {
+// install makes next what memory holds, and notes sessions that can be had again. opened
+// is whether the vault could be read, and unwritten why next is not in it. Of a change that
+// a lock overtook, the sign-outs count.
+func (m *Manager) install(before, next state, locks int, opened bool, unwritten error) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.held = next
+	if locks != m.locks {
+		m.held = m.held.merged(next.signOuts())
+		return
+	}
+	m.held, m.unwritten = next, unwritten
+	m.shut = m.shut && !opened
 	for k, t := range next.sessions {
 		was := before.sessions[k]
 		if t.changed.Equal(was.changed) {

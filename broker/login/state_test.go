@@ -1,6 +1,7 @@
 package login
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -29,7 +30,7 @@ func TestRestart(t *testing.T) {
 				if err := m.Reload(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				if s := m.Standing(corp()); !s.SignedIn || !s.Refreshable {
+				if s := standingOf(m, corp()); !s.signedIn || !s.refreshable {
 					t.Errorf("%+v", s)
 				}
 			}
@@ -100,36 +101,30 @@ func (v slowVault) Update(name string, f func([]byte) ([]byte, error)) error {
 // as soon as that works.
 func TestWriteFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for name, vault := range map[string]Vault{"locking": newVault("open"), "plain": &newVault("open").plainVault} {
-			fake := newFake()
-			set := vault.(interface {
-				set(string, error)
-				content() string
-			})
-			var said []error
-			m := newManager(fake, Options{Vault: vault, Report: func(err error) { said = append(said, err) }})
-			signIn(t, m, fake, corp())
-			first := set.content()
-			set.set("open", errors.New("no space left on device"))
-			for range 4 {
-				time.Sleep(57 * time.Minute)
-				mustMint(t, m)
-			}
-			if set.content() != first || len(said) != 1 || !strings.Contains(said[0].Error(), "kept in memory alone") || !strings.Contains(said[0].Error(), "no space left") {
-				t.Errorf("%s: %v", name, said)
-			}
-			if err := m.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "no space left") {
-				t.Errorf("%s: %v", name, err)
-			}
-			set.set("open", nil)
-			if err := m.Reload(t.Context()); err != nil {
-				t.Error(name, err)
-			}
-			if !strings.Contains(set.content(), m.held.sessions[corp().key()].refresh.Reveal()) {
-				t.Errorf("%s: the last refresh token is not written", name)
-			}
-			mustMint(t, newManager(fake, Options{Vault: vault}))
+		fake, vault := newFake(), newVault("open")
+		var said []error
+		m := newManager(fake, Options{Vault: vault, Report: func(err error) { said = append(said, err) }})
+		signIn(t, m, fake, corp())
+		first := vault.content()
+		vault.set("open", errors.New("no space left on device"))
+		for range 4 {
+			time.Sleep(57 * time.Minute)
+			mustMint(t, m)
 		}
+		if vault.content() != first || len(said) != 1 || !strings.Contains(said[0].Error(), "kept in memory alone") || !strings.Contains(said[0].Error(), "no space left") {
+			t.Errorf("%v", said)
+		}
+		if err := m.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "no space left") {
+			t.Errorf("%v", err)
+		}
+		vault.set("open", nil)
+		if err := m.Reload(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if !strings.Contains(vault.content(), m.held.sessions[corp().key()].refresh.Reveal()) {
+			t.Error("the last refresh token is not written")
+		}
+		mustMint(t, newManager(fake, Options{Vault: vault}))
 	})
 }
 
@@ -177,13 +172,13 @@ func TestLocked(t *testing.T) {
 		fake, vault := newFake(), newVault("open")
 		m := newManager(fake, Options{Vault: vault, Report: func(err error) { t.Error(err) }})
 		signIn(t, m, fake, corp())
-		if err := m.Lock(t.Context()); err != nil {
+		lock := func() error { vault.set("locked", nil); return nil }
+		if err := m.Lock(t.Context(), lock); err != nil {
 			t.Fatal(err)
 		}
-		vault.set("locked", nil)
 		_, err := mint(t, m)
 		wantKind(t, err, broker.KindLocked, "run stsbroker unlock")
-		if s := m.Standing(corp()); s.SignedIn || m.held.any() {
+		if s := standingOf(m, corp()); s.signedIn || holdsAny(m) {
 			t.Errorf("%+v", s)
 		}
 		before := vault.content()
@@ -204,9 +199,134 @@ func TestLocked(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		m.o.Report = func(error) {}
 		mustMint(t, m)
-		if err := m.Lock(t.Context()); err == nil || !strings.Contains(err.Error(), "are forgotten: no space left") {
+		lock = func() error { vault.set("locked", nil); return errors.New("the keys stay readable") }
+		if err := m.Lock(t.Context(), lock); err == nil || !strings.HasPrefix(err.Error(), "the keys stay readable; and sign-ins") || !strings.Contains(err.Error(), "are forgotten: no space left") {
 			t.Errorf("%v", err)
 		}
+		if holdsAny(m) || vault.closed() == nil {
+			t.Error("with a disk that fails, it is not locked")
+		}
+	})
+}
+
+// Whatever waits for its turn when it is locked finds the vault closed, and memory empty.
+func TestLockBesideRenewals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake, vault := newFake(), newVault("open")
+		m := newManager(fake, Options{Vault: vault})
+		signIn(t, m, fake, corp())
+		time.Sleep(59 * time.Minute)
+		var wg sync.WaitGroup
+		if err := m.Lock(t.Context(), func() error {
+			for range 3 {
+				wg.Go(func() {
+					if _, err := m.renew(t.Context(), corp()); !locked(err) {
+						t.Errorf("%v", err)
+					}
+				})
+			}
+			synctest.Wait() // they have come as far as they get
+			vault.set("locked", nil)
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		if holdsAny(m) || fake.Count(ssofake.CreateToken, ssofake.GrantRefresh) != 0 {
+			t.Errorf("memory has tokens after the lock: %v, after %d refreshes", holdsAny(m), fake.Count(ssofake.CreateToken, ssofake.GrantRefresh))
+		}
+		vault.set("open", nil)
+		mustMint(t, m)
+	})
+}
+
+// A lock does not wait for ever: what is under way then ends in the vault alone.
+func TestLockWhileRefreshing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake, vault := newFake(), newVault("open")
+		m := newManager(fake, Options{Vault: vault})
+		signIn(t, m, fake, corp())
+		old := vault.content()
+		time.Sleep(59 * time.Minute)
+		fake.SetFault(ssofake.Fault{Op: ssofake.CreateToken, Delay: 3 * time.Second})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := m.renew(t.Context(), corp()); err == nil {
+				t.Error("it was locked meanwhile")
+			}
+		})
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		closed := false
+		if err := m.Lock(ctx, func() error { closed = true; return nil }); err != nil || !closed || holdsAny(m) {
+			t.Errorf("%v, closed: %v, memory: %v", err, closed, holdsAny(m))
+		}
+		wg.Wait()
+		if holdsAny(m) {
+			t.Error("memory has the tokens that came after the lock")
+		}
+		if vault.content() == old {
+			t.Error("a refresh token was spent and its successor not written")
+		}
+		fake.SetFault(ssofake.Fault{})
+		if err := m.Reload(t.Context()); err != nil {
+			t.Error(err)
+		}
+		mustMint(t, m)
+	})
+}
+
+// Signed out while it is locked, locked again, unlocked: signed out. And the AWS CLI's
+// token, which the sign-out meant too, is not used.
+func TestSignOutThenLock(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		fake, vault := newFake(), newVault("open")
+		cli := tokensOf(t, fake)
+		cacheToken(t, dir, "corp", map[string]string{"startUrl": ssofake.StartURL, "region": "eu-central-1", "accessToken": cli.access.Reveal(), "expiresAt": rfc3339(time.Hour)})
+		m := newManager(fake, Options{Vault: vault, CLICache: dir})
+		signIn(t, m, fake, corp())
+		lock := func() error { vault.set("locked", nil); return nil }
+		if err := m.Lock(t.Context(), lock); err != nil {
+			t.Error(err)
+		}
+		if err := m.SignOut(t.Context(), corp()); err == nil || !strings.Contains(err.Error(), "run stsbroker unlock") {
+			t.Errorf("%v", err)
+		}
+		if err := m.Lock(t.Context(), lock); err != nil {
+			t.Error(err)
+		}
+		vault.set("open", nil)
+		if err := m.Reload(t.Context()); err != nil {
+			t.Error(err)
+		}
+		_, err := mint(t, m)
+		wantKind(t, err, broker.KindLoginNeeded, "nobody is signed in")
+		if strings.Contains(vault.content(), "refresh_token") {
+			t.Error("the vault has a token")
+		}
+	})
+}
+
+// Locked means the AWS CLI's token too; started locked does not.
+func TestLockedBesideCLI(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		fake, vault := newFake(), newVault("locked")
+		cli := tokensOf(t, fake)
+		cacheToken(t, dir, "corp", map[string]string{"startUrl": ssofake.StartURL, "region": "eu-central-1", "accessToken": cli.access.Reveal(), "expiresAt": rfc3339(time.Hour)})
+		m := newManager(fake, Options{Vault: vault, CLICache: dir})
+		mustMint(t, m)
+		vault.set("open", nil)
+		mustMint(t, m)
+		if err := m.Lock(t.Context(), func() error { vault.set("locked", nil); return nil }); err != nil {
+			t.Error(err)
+		}
+		_, err := mint(t, m)
+		wantKind(t, err, broker.KindLocked, "run stsbroker unlock")
+		vault.set("open", nil)
+		mustMint(t, m)
 	})
 }
 
@@ -316,7 +436,7 @@ func TestSignOut(t *testing.T) {
 		if err := m.SignOut(t.Context(), corp()); err != nil {
 			t.Error(err)
 		}
-		if n := fake.Count(ssofake.Logout, ""); n != 1 || m.Standing(corp()).SignedIn {
+		if n := fake.Count(ssofake.Logout, ""); n != 1 || standingOf(m, corp()).signedIn {
 			t.Errorf("%d logouts", n)
 		}
 		_, err := mint(t, m)
@@ -386,7 +506,7 @@ func TestSignOutBesideCLI(t *testing.T) {
 		}
 		_, err := mint(t, m)
 		wantKind(t, err, broker.KindLoginNeeded)
-		if fake.Count(ssofake.Logout, "") != 0 || m.Standing(corp()).SignedIn {
+		if fake.Count(ssofake.Logout, "") != 0 || standingOf(m, corp()).signedIn {
 			t.Error("the CLI's session is not ours to end, nor to use")
 		}
 		newer := tokensOf(t, fake)

@@ -96,7 +96,8 @@ func (m *Manager) fly(s Session, f *flight) {
 }
 
 // renew has a token by whatever way is left: the vault's, if another process has
-// refreshed it, a refresh, the old one, the AWS CLI's.
+// refreshed it, a refresh, the old one, the AWS CLI's; that not after [Manager.Lock], which
+// is meant for all that a sign-in gave.
 func (m *Manager) renew(ctx context.Context, s Session) (broker.Secret, error) {
 	if err := m.lockDisk(ctx); err != nil {
 		return broker.Secret{}, &broker.Error{Kind: broker.KindUnavailable, Public: "the sign-in to " + s.String() + " waits for another to be refreshed; it is tried again", Cause: err}
@@ -141,6 +142,7 @@ func (m *Manager) renew(ctx context.Context, s Session) (broker.Secret, error) {
 	now := time.Now()
 	m.mu.Lock()
 	t := m.held.sessions[k].without(ownNo)
+	shut := m.shut
 	e := m.entryLocked(k)
 	var err error
 	if e.pause = (pause{}); failed != nil {
@@ -156,13 +158,13 @@ func (m *Manager) renew(ctx context.Context, s Session) (broker.Secret, error) {
 		return t.access, nil
 	}
 	c, why := m.fromCLI(s)
-	if why == nil && !c.access.Equal(cliNo) && left(c.expires, now) > 0 {
+	if why == nil && !shut && !c.access.Equal(cliNo) && left(c.expires, now) > 0 {
 		return c.access, nil
 	}
 	switch {
 	case err != nil:
 		return broker.Secret{}, err
-	case locked(kept) && !over:
+	case (shut || locked(kept)) && !over:
 		return broker.Secret{}, broker.Locked()
 	}
 	if errors.Is(why, fs.ErrNotExist) {

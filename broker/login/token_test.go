@@ -31,7 +31,7 @@ func TestDay(t *testing.T) {
 		began := time.Now()
 		for time.Since(began) < 8*time.Hour-10*time.Minute {
 			mustMint(t, m)
-			if s := m.Standing(corp()); !s.SignedIn || !s.Refreshable || s.FromCLI || time.Until(s.Until) <= 0 {
+			if s := standingOf(m, corp()); !s.signedIn || !s.refreshable || s.fromCLI || time.Until(s.until) <= 0 {
 				t.Fatalf("%v: %+v", time.Since(began), s)
 			}
 			time.Sleep(4 * time.Minute)
@@ -54,7 +54,7 @@ func TestDay(t *testing.T) {
 		if n := fake.Count("", ""); n != calls {
 			t.Errorf("%d calls with nothing to show", n-calls)
 		}
-		if s := m.Standing(corp()); s != (Standing{}) {
+		if s := standingOf(m, corp()); s != (standing{}) {
 			t.Errorf("%+v", s)
 		}
 	})
@@ -142,7 +142,7 @@ func TestRefreshFails(t *testing.T) {
 			time.Sleep(2 * time.Minute)
 			_, err := mint(t, m)
 			wantKind(t, err, tc.kind, "the sign-in to corp", tc.words)
-			if s := m.Standing(corp()); !s.Refreshable {
+			if s := standingOf(m, corp()); !s.refreshable {
 				t.Errorf("%s: the refresh token is lost: %+v", name, s)
 			}
 			fake.SetFault(ssofake.Fault{})
@@ -209,7 +209,7 @@ func TestRevoked(t *testing.T) {
 		fake.RevokeSessions()
 		_, err = mint(t, m)
 		wantKind(t, err, broker.KindLoginNeeded, "has ended")
-		if s := m.Standing(corp()); s.SignedIn {
+		if s := standingOf(m, corp()); s.signedIn {
 			t.Errorf("%+v", s)
 		}
 	})
@@ -317,7 +317,7 @@ func TestNoSecretInErrors(t *testing.T) {
 		signIn(t, m, fake, corp())
 		have := m.held.sessions[corp().key()]
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
-			text := fmt.Sprintf(verb, []any{m, m.held, have, m.Standing(corp())})
+			text := fmt.Sprintf(verb, []any{m, m.held, have, standingOf(m, corp())})
 			for _, s := range []broker.Secret{have.access, have.refresh, have.client.secret} {
 				if strings.Contains(text, s.Reveal()) {
 					t.Errorf("%s prints a secret", verb)
@@ -356,7 +356,7 @@ func TestCLICache(t *testing.T) {
 			if err := ask(); err != nil {
 				t.Fatal(err)
 			}
-			if got := m.Standing(s); !got.SignedIn || !got.FromCLI || got.Refreshable || got.Until.IsZero() {
+			if got := standingOf(m, s); !got.signedIn || !got.fromCLI || got.refreshable || got.until.IsZero() {
 				t.Errorf("%+v", got)
 			}
 			if n := fake.Count("", "") - calls; n != 1 {
@@ -385,7 +385,7 @@ func TestCLICache(t *testing.T) {
 				if after, _ := os.ReadFile(path); string(after) != string(before) {
 					t.Errorf("%s: the file was changed", name)
 				}
-				if got := m.Standing(s); got.SignedIn {
+				if got := standingOf(m, s); got.signedIn {
 					t.Errorf("%s: %+v", name, got)
 				}
 			}
@@ -408,7 +408,7 @@ func TestCLICache(t *testing.T) {
 			if err := ask(); err != nil {
 				t.Error(err)
 			}
-			if got := m.Standing(s); got.FromCLI || !got.Refreshable {
+			if got := standingOf(m, s); got.fromCLI || !got.refreshable {
 				t.Errorf("%+v", got)
 			}
 			if _, err := m.api.refresh(t.Context(), s, cli); err != nil {

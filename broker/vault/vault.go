@@ -38,9 +38,12 @@ const (
 	patience = 10 * time.Second // for another process that changes the blob
 )
 
+// Names are those of all blobs.
+func Names() []string { return []string{Keys, Logins, TokenSecret} }
+
 // Blobs are the paths of the blobs of the state folder dir.
 func Blobs(dir string) (paths []string) {
-	for _, name := range []string{Keys, Logins, TokenSecret} {
+	for _, name := range Names() {
 		paths = append(paths, filepath.Join(dir, name))
 	}
 	return paths
@@ -238,27 +241,6 @@ func write(path string, id seal.Identity, plain []byte) error {
 	}
 	if err := securefile.Write(path, sealed); err != nil {
 		return fault("%v", err)
-	}
-	return nil
-}
-
-// Remove removes what is sealed under the name. That there is nothing is no error. It
-// needs no identity: what is forgotten need not be read.
-func (v *Vault) Remove(name string) error {
-	path, err := v.path(name)
-	if err != nil {
-		return err
-	}
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	release, err := v.lock(path)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fault("%s cannot be removed: %v", path, err)
 	}
 	return nil
 }

@@ -90,17 +90,6 @@ func TestWriteThenRead(t *testing.T) {
 			t.Error("it is not sealed")
 		}
 	}
-	for range 2 { // to remove, and to find nothing
-		if err := v.Remove(Keys); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := v.Read(Keys); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a blob that was removed: %v", err)
-	}
-	if err := New(filepath.Join(dir, "none")).Remove(Keys); err != nil {
-		t.Errorf("no folder: %v", err)
-	}
 }
 
 func TestStates(t *testing.T) {
@@ -150,12 +139,6 @@ func TestStates(t *testing.T) {
 	wantBlob(t, v, Keys, "plain")
 	v.Lock()
 	state(Locked)
-	if err := v.Remove(Keys); err != nil { // to forget needs no identity
-		t.Error(err)
-	}
-	if _, err := v.Read(Keys); !errors.Is(err, fs.ErrNotExist) {
-		t.Error(err)
-	}
 	for s, want := range map[State]string{None: "none", Locked: "locked", Open: "open", 9: "state(9)"} {
 		if s.String() != want {
 			t.Error(s)
@@ -240,7 +223,7 @@ func TestNames(t *testing.T) {
 	v := opened(t, folder(t), newIdentity(t))
 	for _, name := range []string{"", ".", "..", "../keys", "a/b", `a\b`, "C:x", ".keys.1.tmp", "keys.lock"} {
 		_, err := v.Read(name)
-		for _, err := range []error{err, v.Write(name, nil), v.Remove(name)} {
+		for _, err := range []error{err, v.Write(name, nil)} {
 			wantKind(t, err, broker.KindConfig, "cannot be the name")
 		}
 	}

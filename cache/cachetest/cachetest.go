@@ -71,6 +71,41 @@ func Run(t *testing.T, open func(t *testing.T) broker.LeaseStore) {
 			t.Errorf("after Delete: %v", err)
 		}
 	})
+	t.Run("forgotten", func(t *testing.T) {
+		s := open(t)
+		f, ok := s.(broker.Forgetter)
+		if !ok {
+			t.Skip("not run: the store outlives no process")
+		}
+		before := set("AKIDOLD", 2*time.Hour)
+		put(t, s, key("a"), before)
+		put(t, s, key("b"), set("AKIDB", time.Hour))
+		for _, name := range []string{"a", "never"} {
+			if err := f.Forget(t.Context(), key(name)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Load(t.Context(), key(name)); !errors.Is(err, broker.ErrNotFound) {
+				t.Errorf("after Forget of %s: %v", name, err)
+			}
+			if !f.Forgotten(t.Context(), key(name), before.Received) {
+				t.Errorf("%s is not forgotten", name)
+			}
+		}
+		if f.Forgotten(t.Context(), key("b"), before.Received) || load(t, s, key("b")).AccessKeyID != "AKIDB" {
+			t.Error("another key was forgotten too")
+		}
+		later := set("AKIDNEW", time.Hour)
+		for forgotten := time.Now(); !later.Received.After(forgotten); {
+			later.Received = time.Now()
+		}
+		if f.Forgotten(t.Context(), key("a"), later.Received) {
+			t.Error("what came later is forgotten")
+		}
+		put(t, s, key("a"), later)
+		if got := load(t, s, key("a")).AccessKeyID; got != "AKIDNEW" {
+			t.Errorf("got %s", got)
+		}
+	})
 	t.Run("many at once", func(t *testing.T) {
 		s := open(t)
 		var wg sync.WaitGroup

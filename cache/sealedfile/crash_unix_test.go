@@ -234,7 +234,7 @@ func fullDisk(path string) {
 		if err != nil {
 			fail(err)
 		}
-		return len(shared.file)
+		return len(shared.file.sets)
 	}
 	if n := sets(); n != 1 {
 		fail("the old file:", n)

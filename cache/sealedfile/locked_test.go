@@ -60,7 +60,7 @@ func TestStartsLocked(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx) }()
-		if has(t, s, "rests") || !s.Locked() {
+		if has(t, s, "rests") || !s.id.IsZero() {
 			t.Error("what is sealed is known")
 		}
 		put(t, s, "new", setOf("NEW", time.Hour))
@@ -100,7 +100,7 @@ func TestStartsLocked(t *testing.T) {
 		check("unlocked", s)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if unsaved, err := s.Standing(); unsaved || err != nil || s.Locked() {
+		if unsaved, err := s.Standing(); unsaved || err != nil || s.id.IsZero() {
 			t.Errorf("standing %v, %v", unsaved, err)
 		}
 		check("saved", onDisk(t, path, id))
@@ -174,7 +174,7 @@ func TestLockAndUnlock(t *testing.T) {
 	s := open(t, path, id)
 	put(t, s, "before", setOf("ONE", time.Hour))
 	s.Lock()
-	if !s.Locked() || !has(t, s, "before") {
+	if !s.id.IsZero() || !has(t, s, "before") {
 		t.Error("it is not locked, or lost what it held")
 	}
 	put(t, s, "while", setOf("TWO", time.Hour))
@@ -223,13 +223,13 @@ func TestUnlockOfADamagedFile(t *testing.T) {
 	}
 	s := open(t, path, seal.Identity{})
 	put(t, s, "a", setOf("ONE", time.Hour))
-	if _, _, err := s.Unlock(seal.Identity{}); err == nil || !s.Locked() {
+	if _, _, err := s.Unlock(seal.Identity{}); err == nil || !s.id.IsZero() {
 		t.Errorf("unlocked with no identity: %v", err)
 	}
 	if err := os.Chmod(path, 0o644); err != nil { //nolint:gosec // this is what is refused
 		t.Fatal(err)
 	}
-	if _, _, err := s.Unlock(id); err == nil || !strings.Contains(err.Error(), "has mode 0644") || !s.Locked() {
+	if _, _, err := s.Unlock(id); err == nil || !strings.Contains(err.Error(), "has mode 0644") || !s.id.IsZero() {
 		t.Errorf("a file that others can read: %v", err)
 	}
 	if _, err := s.Standing(); !errors.Is(err, ErrLocked) {
@@ -239,7 +239,7 @@ func TestUnlockOfADamagedFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	aside, why, err := s.Unlock(id)
-	if err != nil || why == nil || aside == "" || s.Locked() {
+	if err != nil || why == nil || aside == "" || s.id.IsZero() {
 		t.Fatalf("%q, %v, %v", aside, why, err)
 	}
 	if raw, err := os.ReadFile(aside); err != nil || !bytes.Equal(raw, []byte("damaged")) {

@@ -47,7 +47,8 @@ const (
 )
 
 // Store is a [broker.LeaseStore] in a file. Whoever made one with [Open] lets Run
-// return, then calls Close. Its methods never wait for the disk, save Unlock and Close.
+// return, then calls Close. Its methods never wait for the disk, save Unlock, Flush and
+// Close.
 //
 // It is locked as long as nobody has given it the identity. Then it is a store in memory,
 // and leaves the file as it is; see [Store.Unlock].
@@ -58,14 +59,18 @@ type Store struct {
 	release func()        // of the locks
 	opening sync.Mutex    // of Unlock, one at a time
 
-	mu    sync.Mutex
-	id    seal.Identity // zero while it is locked
-	to    seal.Sealer   // zero as long as it always was: then nothing is written
-	m     map[broker.Key]broker.Stored
-	gone  map[broker.Key]bool // deleted, before the file was read
-	at    time.Time           // when the file was read or written, on both clocks
-	dirty bool
-	err   error // of the last save
+	saving chan struct{} // capacity 1: of the save that is under way, taken before mu
+	rests  bool          // there was a file at the start
+
+	mu     sync.Mutex
+	id     seal.Identity // zero while it is locked
+	to     seal.Sealer   // zero as long as it always was: then nothing is written
+	m      map[broker.Key]broker.Stored
+	graves graves
+	gone   map[broker.Key]bool // deleted, before the file was read
+	at     time.Time           // when the file was read or written, on both clocks
+	dirty  bool
+	err    error // of the last save
 }
 
 // ErrLocked is why nothing is saved as long as nobody has given the identity.
@@ -101,9 +106,11 @@ func Open(o Options) (s *Store, aside string, why, err error) {
 		return nil, "", nil, err
 	}
 	s = &Store{
-		path: o.Path, report: o.Report, changed: make(chan struct{}, 1), release: release,
-		m: map[broker.Key]broker.Stored{}, gone: map[broker.Key]bool{}, at: time.Now(),
+		path: o.Path, report: o.Report, changed: make(chan struct{}, 1), release: release, saving: make(chan struct{}, 1),
+		m: map[broker.Key]broker.Stored{}, graves: graves{}, gone: map[broker.Key]bool{}, at: time.Now(),
 	}
+	_, missing := os.Lstat(o.Path)
+	s.rests = !errors.Is(missing, fs.ErrNotExist)
 	if o.Identity.IsZero() {
 		return s, "", nil, nil
 	}
@@ -131,13 +138,13 @@ func (s *Store) Unlock(id seal.Identity) (aside string, why, err error) {
 	if s.to.IsZero() {
 		s.mu.Unlock()
 		now := time.Now()
-		var m map[broker.Key]broker.Stored
-		m, aside, why, err = fetch(s.path, id, now)
+		var file held
+		file, aside, why, err = fetch(s.path, id, now)
 		s.mu.Lock()
 		if err != nil {
 			return "", nil, err
 		}
-		s.mergeLocked(m)
+		s.mergeLocked(file)
 		s.at = now
 	} else if !s.id.Same(id) { // or the same after a lock, which does no harm
 		s.touchLocked()
@@ -149,8 +156,9 @@ func (s *Store) Unlock(id seal.Identity) (aside string, why, err error) {
 }
 
 // mergeLocked takes what the file has, now that it can be read.
-func (s *Store) mergeLocked(m map[broker.Key]broker.Stored) {
-	for k, st := range m {
+func (s *Store) mergeLocked(file held) {
+	s.graves.add(file.graves)
+	for k, st := range file.sets {
 		if s.gone[k] {
 			s.touchLocked()
 		} else if old, ok := s.m[k]; !ok || ends(old).Before(ends(st)) {
@@ -168,37 +176,30 @@ func (s *Store) Lock() {
 	s.id = seal.Identity{}
 }
 
-// Locked reports whether the store waits for an identity: from the start on, or since Lock.
-func (s *Store) Locked() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.id.IsZero()
-}
-
 // fetch returns what the file at path has, and moves it aside where it cannot be used.
-func fetch(path string, id seal.Identity, now time.Time) (m map[broker.Key]broker.Stored, aside string, why, err error) {
+func fetch(path string, id seal.Identity, now time.Time) (file held, aside string, why, err error) {
 	raw, err := read(path)
 	if err != nil {
-		return nil, "", nil, err
+		return held{}, "", nil, err
 	}
-	m, why = decode(raw, id, now)
+	file, why = decode(raw, id, now)
 	if errors.Is(why, errFuture) {
-		return m, "", why, nil
+		return file, "", why, nil
 	}
 	var from string
 	if raw == nil || why != nil { // the identity may be back, whose file another one's start had moved aside
 		if older, path := earlier(path, id, now); path != "" {
-			m, from = older, path
+			file, from = older, path
 		}
 	}
 	if why != nil {
 		if aside, err = moveAside(path, now); err != nil {
-			return nil, "", nil, err
+			return held{}, "", nil, err
 		}
 	}
 	if from != "" { // it takes its place again, and is no earlier one of a later file
 		if err := os.Rename(from, path); err != nil {
-			return nil, "", nil, fmt.Errorf("sealed leases: %w", err)
+			return held{}, "", nil, fmt.Errorf("sealed leases: %w", err)
 		}
 		back := fmt.Errorf("%s, which had been moved aside, is opened by this identity and used again", filepath.Base(from))
 		if why == nil {
@@ -208,20 +209,20 @@ func fetch(path string, id seal.Identity, now time.Time) (m map[broker.Key]broke
 		}
 	}
 	prune(path)
-	return m, aside, why, nil
+	return file, aside, why, nil
 }
 
 // earlier returns what a file that was moved aside holds, if the identity opens it, and
 // which that is: the newest of them.
-func earlier(path string, id seal.Identity, now time.Time) (m map[broker.Key]broker.Stored, from string) {
+func earlier(path string, id seal.Identity, now time.Time) (file held, from string) {
 	for _, path := range asides(path) {
 		if raw, err := read(path); err == nil && raw != nil {
-			if m, err := decode(raw, id, now); err == nil {
-				return m, path
+			if file, err := decode(raw, id, now); err == nil {
+				return file, path
 			}
 		}
 	}
-	return nil, ""
+	return held{}, ""
 }
 
 // Readable says why the file at path would stop [Open], nil if it would not.
@@ -230,15 +231,19 @@ func Readable(path string) error {
 	return err
 }
 
-// Load implements [broker.LeaseStore].
+// Load implements [broker.LeaseStore]. Before the file could be read, [broker.Locked] is
+// the answer for what it may have.
 func (s *Store) Load(_ context.Context, k broker.Key) (broker.Stored, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.m[k]
-	if !ok {
-		return broker.Stored{}, broker.ErrNotFound
+	switch {
+	case ok:
+		return c, nil
+	case s.to.IsZero() && s.rests && !s.gone[k]:
+		return broker.Stored{}, broker.Locked()
 	}
-	return c, nil
+	return broker.Stored{}, broker.ErrNotFound
 }
 
 // PutIfNewer implements [broker.LeaseStore]. It does not wait for the file.
@@ -248,6 +253,9 @@ func (s *Store) PutIfNewer(_ context.Context, k broker.Key, c broker.Stored) err
 	if old, ok := s.m[k]; !ok || !ends(c).Before(ends(old)) {
 		s.m[k] = c
 		s.touchLocked()
+		if s.graves.cover(k, c.Received) { // minted here, and so since: a clock was set
+			delete(s.graves, k)
+		}
 	}
 	return nil
 }
@@ -256,6 +264,28 @@ func (s *Store) PutIfNewer(_ context.Context, k broker.Key, c broker.Stored) err
 func (s *Store) Delete(_ context.Context, k broker.Key) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.deleteLocked(k)
+	return nil
+}
+
+// Forget implements [broker.Forgetter]. It does not wait for the file either.
+func (s *Store) Forget(_ context.Context, k broker.Key) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deleteLocked(k)
+	s.graves[k] = time.Now()
+	s.touchLocked()
+	return nil
+}
+
+// Forgotten implements [broker.Forgetter].
+func (s *Store) Forgotten(_ context.Context, k broker.Key, received time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.graves.cover(k, received)
+}
+
+func (s *Store) deleteLocked(k broker.Key) {
 	if s.gone != nil {
 		s.gone[k] = true
 	}
@@ -263,7 +293,6 @@ func (s *Store) Delete(_ context.Context, k broker.Key) error {
 		delete(s.m, k)
 		s.touchLocked()
 	}
-	return nil
 }
 
 func (s *Store) touchLocked() {
@@ -311,8 +340,37 @@ func (s *Store) Run(ctx context.Context) error {
 func (s *Store) lookAtClock(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if step := now.Round(0).Sub(s.at.Round(0)) - now.Sub(s.at); len(s.m) > 0 && step.Abs() > tolerance {
+	if step := now.Round(0).Sub(s.at.Round(0)) - now.Sub(s.at); len(s.m)+len(s.graves) > 0 && step.Abs() > tolerance {
 		s.touchLocked()
+	}
+}
+
+// Flush implements [broker.Flusher]: it saves what Run has not yet. A save that is under
+// way when ctx ends goes on. Of a store that was never unlocked, over a file, the error is
+// [broker.Locked].
+func (s *Store) Flush(ctx context.Context) error {
+	s.mu.Lock()
+	locked := s.to.IsZero() && s.rests
+	s.mu.Unlock()
+	if locked {
+		return broker.Locked()
+	}
+	select {
+	case s.saving <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	saved := make(chan error, 1)
+	go func() {
+		err := s.saveInTurn()
+		<-s.saving
+		saved <- err
+	}()
+	select {
+	case err := <-saved:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -337,8 +395,14 @@ func (s *Store) Standing() (unsaved bool, err error) {
 	return s.dirty, s.err
 }
 
-// save writes the file if something changed. It is not called twice at a time.
+// save writes the file if something changed, one at a time.
 func (s *Store) save() error {
+	s.saving <- struct{}{}
+	defer func() { <-s.saving }()
+	return s.saveInTurn()
+}
+
+func (s *Store) saveInTurn() error {
 	s.mu.Lock()
 	if !s.dirty {
 		s.mu.Unlock()
@@ -350,12 +414,13 @@ func (s *Store) save() error {
 			delete(s.m, k)
 		}
 	}
+	s.graves.prune(now)
 	if s.to.IsZero() {
 		s.mu.Unlock()
 		return nil
 	}
 	s.at = now
-	c, to := contentOf(s.m, now), s.to
+	c, to := contentOf(held{s.m, s.graves}, now), s.to
 	s.dirty = false
 	failed := s.err != nil
 	s.mu.Unlock()
@@ -373,13 +438,22 @@ func (s *Store) save() error {
 	return err
 }
 
-// contentOf is what of m is written: what another process has a use for.
-func contentOf(m map[broker.Key]broker.Stored, now time.Time) content {
+// held is what a file of leases has in it.
+type held struct {
+	sets   map[broker.Key]broker.Stored
+	graves graves
+}
+
+// contentOf is what of it is written: what another process has a use for.
+func contentOf(h held, now time.Time) content {
 	c := content{Version: version, Saved: now.UTC()}
-	for k, st := range m {
+	for k, st := range h.sets {
 		if !st.Local && len(c.Leases) < most && st.Expires.UTC().Year() <= 9999 { // JSON has no later one
 			c.Leases = append(c.Leases, entryOf(k, st, now))
 		}
+	}
+	for k, at := range h.graves {
+		c.Forgotten = append(c.Forgotten, grave{Digest: k.Digest[:], Subject: k.Subject, At: onWall(at, now)})
 	}
 	return c
 }
@@ -446,6 +520,8 @@ type content struct {
 	Version int       `json:"version"`
 	Saved   time.Time `json:"saved"` // by the host's clock
 	Leases  []entry   `json:"leases"`
+
+	Forgotten []grave `json:"forgotten,omitempty"`
 }
 
 // entry is a set, and all that a lease needs of it. Values that a client gets are
@@ -466,45 +542,59 @@ type entry struct {
 }
 
 func entryOf(k broker.Key, c broker.Stored, now time.Time) entry {
-	received := c.Received.Round(0)
-	// The file has no monotonic clock to show that the other one was set back.
-	if back := now.Sub(c.Received) - now.Round(0).Sub(received); back > tolerance {
-		received = received.Add(-back)
-	}
 	return entry{
 		Digest: k.Digest[:], Subject: k.Subject, KeyID: c.AccessKeyID, Secret: []byte(c.SecretAccessKey.Reveal()), Token: []byte(c.SessionToken.Reveal()),
 		Account: c.AccountID, Role: c.RoleARN, Region: c.Region, Note: c.Note,
-		Issued: c.Issued.UTC(), Expires: c.Expires.UTC(), Received: received.UTC(),
+		Issued: c.Issued.UTC(), Expires: c.Expires.UTC(), Received: onWall(c.Received, now),
 	}
+}
+
+// onWall is then by the wall clock as it is now: the file has no monotonic one to show that
+// it was set back.
+func onWall(then, now time.Time) time.Time {
+	wall := then.Round(0)
+	if back := now.Sub(then) - now.Round(0).Sub(wall); back > tolerance {
+		wall = wall.Add(-back)
+	}
+	return wall.UTC()
 }
 
 var errFuture = errors.New("it was written later than now: the clock was set back, or had been ahead")
 
-// decode returns the sets that raw, nil for no file, holds at now. An error comes
-// with an empty map.
-func decode(raw []byte, id seal.Identity, now time.Time) (map[broker.Key]broker.Stored, error) {
-	m := map[broker.Key]broker.Stored{}
+// decode returns what raw, nil for no file, holds at now. An error comes with nothing.
+func decode(raw []byte, id seal.Identity, now time.Time) (held, error) {
+	h, none := held{map[broker.Key]broker.Stored{}, graves{}}, held{map[broker.Key]broker.Stored{}, graves{}}
 	if raw == nil {
-		return m, nil
+		return none, nil
 	}
 	plain, err := id.Open(raw, limit)
 	if err != nil {
-		return m, err
+		return none, err
 	}
 	var c content
 	if err := json.Unmarshal(plain, &c); err != nil {
-		return m, errors.New("it is damaged: what was sealed is no list of leases") // the decoder's own words may quote it
+		return none, errors.New("it is damaged: what was sealed is no list of leases") // the decoder's own words may quote it
 	}
 	switch {
 	case c.Version != version:
-		return m, fmt.Errorf("it has version %d, and this stsbroker knows %d", c.Version, version)
+		return none, fmt.Errorf("it has version %d, and this stsbroker knows %d", c.Version, version)
 	case c.Saved.Sub(now) > tolerance:
-		return m, errFuture
+		return none, errFuture
 	}
+	monotonic := func(wall time.Time) time.Time { return now.Add(wall.Sub(now.Round(0))) }
+	for _, g := range c.Forgotten {
+		var k broker.Key
+		if len(g.Digest) != copy(k.Digest[:], g.Digest) || len(g.Digest) != len(k.Digest) {
+			return none, errors.New("it is damaged: what was forgotten is not whole")
+		}
+		k.Subject = g.Subject
+		h.graves[k] = monotonic(g.At)
+	}
+	h.graves.prune(now)
 	for _, e := range c.Leases {
 		var k broker.Key
 		if copy(k.Digest[:], e.Digest) != len(k.Digest) || len(e.Digest) != len(k.Digest) || e.KeyID == "" || len(e.Secret) == 0 || len(e.Token) == 0 || !e.Expires.After(e.Issued) {
-			return map[broker.Key]broker.Stored{}, errors.New("it is damaged: a lease in it is not whole")
+			return none, errors.New("it is damaged: a lease in it is not whole")
 		}
 		k.Subject = e.Subject
 		st := broker.Stored{
@@ -512,13 +602,13 @@ func decode(raw []byte, id seal.Identity, now time.Time) (map[broker.Key]broker.
 				AccessKeyID: e.KeyID, SecretAccessKey: broker.NewSecret(string(e.Secret)), SessionToken: broker.NewSecret(string(e.Token)),
 				AccountID: e.Account, RoleARN: e.Role, Region: e.Region, Note: e.Note, Issued: e.Issued, Expires: e.Expires,
 			},
-			Received: now.Add(e.Received.Sub(now.Round(0))), // with a monotonic part from here on
+			Received: monotonic(e.Received),
 		}
-		if ends(st).After(now) {
-			m[k] = st
+		if ends(st).After(now) && !h.graves.cover(k, st.Received) {
+			h.sets[k] = st
 		}
 	}
-	return m, nil
+	return h, nil
 }
 
 // ends is the expiry on the host's clock.

@@ -67,11 +67,11 @@ func onDisk(t *testing.T, path string, id seal.Identity) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := decode(raw, id, time.Now())
+	file, err := decode(raw, id, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Store{m: m}
+	return &Store{m: file.sets, graves: file.graves}
 }
 
 func keyOf(name string) broker.Key { return broker.Key{Digest: broker.DigestOf("test", name)} }
@@ -97,7 +97,7 @@ func put(t *testing.T, s *Store, name string, c broker.Stored) {
 func has(t *testing.T, s *Store, name string) bool {
 	t.Helper()
 	_, err := s.Load(t.Context(), keyOf(name))
-	if err != nil && !errors.Is(err, broker.ErrNotFound) {
+	if e, ok := errors.AsType[*broker.Error](err); err != nil && !errors.Is(err, broker.ErrNotFound) && (!ok || e.Kind != broker.KindLocked) {
 		t.Fatal(err)
 	}
 	return err == nil
@@ -152,6 +152,17 @@ func (r *restarting) Load(ctx context.Context, k broker.Key) (out broker.Stored,
 
 func (r *restarting) PutIfNewer(ctx context.Context, k broker.Key, c broker.Stored) error {
 	return r.with(func(s *Store) error { return s.PutIfNewer(ctx, k, c) })
+}
+
+func (r *restarting) Forget(ctx context.Context, k broker.Key) error {
+	return r.with(func(s *Store) error { return s.Forget(ctx, k) })
+}
+
+func (r *restarting) Forgotten(ctx context.Context, k broker.Key, received time.Time) (is bool) {
+	if err := r.with(func(s *Store) error { is = s.Forgotten(ctx, k, received); return nil }); err != nil {
+		r.t.Error(err)
+	}
+	return is
 }
 
 func (r *restarting) Delete(ctx context.Context, k broker.Key) error {
@@ -310,10 +321,10 @@ func TestClocks(t *testing.T) {
 		n     int
 	}{{0, nil, 1}, {2 * time.Hour, nil, 1}, {4 * time.Hour, nil, 0}, {-20 * time.Second, nil, 1}, {-time.Minute, errFuture, 0}, {-24 * time.Hour, errFuture, 0}} {
 		m, err := decode(raw, id, now.Add(c.after))
-		if !errors.Is(err, c.why) || err != nil && c.why == nil || len(m) != c.n {
-			t.Errorf("read %v after it was written: %d sets, %v", c.after, len(m), err)
+		if !errors.Is(err, c.why) || err != nil && c.why == nil || len(m.sets) != c.n {
+			t.Errorf("read %v after it was written: %d sets, %v", c.after, len(m.sets), err)
 		}
-		for _, st := range m {
+		for _, st := range m.sets {
 			if left := ends(st).Sub(now.Add(c.after)); left > 3*time.Hour-c.after {
 				t.Errorf("read %v after it was written: %v left", c.after, left)
 			}
@@ -428,8 +439,8 @@ func TestEveryByte(t *testing.T) {
 		}
 		t.Logf("%s: %d bytes", name, len(whole))
 		try := func(raw []byte, what string, i int) {
-			if m, err := decode(raw, id, time.Now()); err == nil || len(m) != 0 {
-				t.Fatalf("%s: %s %d of %d: %d sets, %v", name, what, i, len(whole), len(m), err)
+			if m, err := decode(raw, id, time.Now()); err == nil || len(m.sets) != 0 {
+				t.Fatalf("%s: %s %d of %d: %d sets, %v", name, what, i, len(whole), len(m.sets), err)
 			}
 		}
 		for i := range whole {
@@ -576,7 +587,7 @@ func TestWhatWasSealed(t *testing.T) {
 	list := func(change func(*entry)) string {
 		e := good
 		change(&e)
-		plain, err := json.Marshal(content{version, time.Now(), []entry{good, e}})
+		plain, err := json.Marshal(content{Version: version, Saved: time.Now(), Leases: []entry{good, e}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -588,6 +599,7 @@ func TestWhatWasSealed(t *testing.T) {
 		`{"version":1,"leases":["canary"]}`: "what was sealed is no list of leases",
 		`{"version":2}`:                     "it has version 2, and this stsbroker knows 1",
 		`{}`:                                "it has version 0",
+		`{"version":1,"forgotten":[{}]}`:    "what was forgotten is not whole",
 		list(func(e *entry) { e.Digest = e.Digest[1:] }):                   "a lease in it is not whole",
 		list(func(e *entry) { e.Digest = append(e.Digest, 1) }):            "a lease in it is not whole",
 		list(func(e *entry) { e.KeyID = "" }):                              "a lease in it is not whole",
@@ -601,16 +613,16 @@ func TestWhatWasSealed(t *testing.T) {
 			t.Fatal(err)
 		}
 		m, err := decode(sealed, id, time.Now())
-		if err == nil || !strings.Contains(err.Error(), want) || len(m) != 0 || strings.Contains(err.Error(), "canary") {
-			t.Errorf("%.40q: %d sets, %v", plain, len(m), err)
+		if err == nil || !strings.Contains(err.Error(), want) || len(m.sets) != 0 || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%.40q: %d sets, %v", plain, len(m.sets), err)
 		}
 	}
 	sealed, err := id.Seal([]byte(list(func(*entry) {})))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m, err := decode(sealed, id, time.Now()); err != nil || len(m) != 1 {
-		t.Errorf("a good list: %v, %v", m, err)
+	if m, err := decode(sealed, id, time.Now()); err != nil || len(m.sets) != 1 {
+		t.Errorf("a good list: %v, %v", m.sets, err)
 	}
 }
 
@@ -675,7 +687,7 @@ func FuzzContent(f *testing.F) {
 		f.Fatal(err)
 	}
 	now := time.Now()
-	good, err := json.Marshal(content{version, now, []entry{entryOf(keyOf("a"), setOf("ONE", time.Hour), now)}})
+	good, err := json.Marshal(content{Version: version, Saved: now, Leases: []entry{entryOf(keyOf("a"), setOf("ONE", time.Hour), now)}})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -687,10 +699,10 @@ func FuzzContent(f *testing.F) {
 			t.Fatal(err)
 		}
 		m, err := decode(sealed, id, now)
-		if err != nil && len(m) > 0 {
-			t.Errorf("%d sets with an error", len(m))
+		if err != nil && len(m.sets) > 0 {
+			t.Errorf("%d sets with an error", len(m.sets))
 		}
-		for _, c := range m {
+		for _, c := range m.sets {
 			if c.AccessKeyID == "" || c.SecretAccessKey.IsZero() || c.SessionToken.IsZero() || c.Lifetime() <= 0 || !ends(c).After(now) {
 				t.Errorf("%+v", c)
 			}

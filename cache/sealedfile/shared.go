@@ -79,10 +79,11 @@ type Shared struct {
 	release func()
 
 	mu      sync.Mutex
-	file    map[broker.Key]broker.Stored // what the file held when it was read or written last
-	changes map[broker.Key]change        // since, and what is for this process alone
-	stamp   os.FileInfo                  // of the file then; nil for none
-	why     error                        // the file cannot be used
+	file    held                  // what the file held when it was read or written last
+	buried  graves                // since, likewise
+	changes map[broker.Key]change // since, and what is for this process alone
+	stamp   os.FileInfo           // of the file then; nil for none
+	why     error                 // the file cannot be used
 }
 
 // change is what was done to a key, first the deletion.
@@ -95,7 +96,7 @@ type change struct {
 // which says why the file cannot be: others can reach it, the identity does not open it,
 // it is damaged, or of a later time than now. It is looked at again when it has changed.
 func OpenShared(path string, id seal.Identity) (*Shared, error) {
-	s := &Shared{path: path, id: id, gate: make(chan struct{}, 1), changes: map[broker.Key]change{}}
+	s := &Shared{path: path, id: id, gate: make(chan struct{}, 1), changes: map[broker.Key]change{}, buried: graves{}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.readLocked()
@@ -119,19 +120,23 @@ func (s *Shared) readLocked() {
 		}
 	}
 	if s.why = err; err != nil {
-		s.file = nil
+		s.file = held{}
 	}
 }
 
 // inFileLocked is what the file held for the key, but for what was deleted since.
 func (s *Shared) inFileLocked(k broker.Key) (st broker.Stored, ok bool) {
-	st, ok = s.file[k]
-	return st, ok && st.AccessKeyID != s.changes[k].deleted
+	st, ok = s.file.sets[k]
+	return st, ok && st.AccessKeyID != s.changes[k].deleted && !s.buried.cover(k, st.Received)
+}
+
+func (s *Shared) forgottenLocked(k broker.Key, received time.Time) bool {
+	return s.file.graves.cover(k, received) || s.buried.cover(k, received)
 }
 
 func (s *Shared) getLocked(k broker.Key) (st broker.Stored, ok bool) {
 	st, ok = s.inFileLocked(k)
-	if put := s.changes[k].put; put != nil && (!ok || !ends(*put).Before(ends(st))) {
+	if put := s.changes[k].put; put != nil && !s.forgottenLocked(k, put.Received) && (!ok || !ends(*put).Before(ends(st))) {
 		return *put, true
 	}
 	return st, ok
@@ -165,13 +170,42 @@ func (s *Shared) Delete(_ context.Context, k broker.Key) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := change{deleted: s.changes[k].deleted}
-	if st, ok := s.file[k]; ok {
+	if st, ok := s.file.sets[k]; ok {
 		c.deleted = st.AccessKeyID
 	}
 	if s.changes[k] = c; c.deleted == "" {
 		delete(s.changes, k)
 	}
 	return nil
+}
+
+// Forget implements [broker.Forgetter]. What another process received until now is meant
+// too.
+func (s *Shared) Forget(_ context.Context, k broker.Key) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.changes, k)
+	s.buried[k] = time.Now()
+	return nil
+}
+
+// Forgotten implements [broker.Forgetter]. It looks at the file, and reads it if it has
+// changed.
+func (s *Shared) Forgotten(_ context.Context, k broker.Key, received time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readLocked()
+	return s.forgottenLocked(k, received)
+}
+
+// Flush implements [broker.Flusher]: it takes the lock and writes what has changed.
+func (s *Shared) Flush(ctx context.Context) error {
+	unlock, err := s.Lock(ctx, broker.Key{})
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.save()
 }
 
 // Lock implements [broker.Locker]. It is given at once where this process has it locked
@@ -229,7 +263,7 @@ func (s *Shared) lockFile(ctx context.Context) (release func(), err error) {
 func (s *Shared) unlock() {
 	s.gate <- struct{}{}
 	defer func() { <-s.gate }()
-	s.save()
+	_ = s.save() // the next one tries again
 	if s.holds--; s.holds == 0 {
 		s.release()
 	}
@@ -237,13 +271,17 @@ func (s *Shared) unlock() {
 
 // save writes the file under the lock, with what has changed. Where that fails, the next
 // unlock tries it again; this process goes on with what it has.
-func (s *Shared) save() {
+func (s *Shared) save() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	file, own := map[broker.Key]broker.Stored{}, map[broker.Key]change{}
-	dirty := false
-	for k, st := range s.file {
+	buried := graves{}
+	buried.add(s.file.graves)
+	buried.add(s.buried)
+	buried.prune(now)
+	dirty := len(s.buried) > 0
+	for k, st := range s.file.sets {
 		if _, ok := s.inFileLocked(k); ok && ends(st).After(now) {
 			file[k] = st
 		} else {
@@ -260,10 +298,11 @@ func (s *Shared) save() {
 		}
 	}
 	if dirty {
-		if write(s.path, s.id.Sealer(), contentOf(file, now)) != nil {
-			return
+		if err := write(s.path, s.id.Sealer(), contentOf(held{file, buried}, now)); err != nil {
+			return err
 		}
 		s.stamp, _ = os.Lstat(s.path)
 	}
-	s.file, s.changes = file, own
+	s.file, s.changes, s.buried = held{file, buried}, own, graves{}
+	return nil
 }

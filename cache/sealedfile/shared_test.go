@@ -17,7 +17,13 @@ import (
 	"github.com/stsbroker/stsbroker/internal/seal"
 )
 
-var _ broker.Locker = (*Shared)(nil)
+var (
+	_ broker.Locker    = (*Shared)(nil)
+	_ broker.Flusher   = (*Shared)(nil)
+	_ broker.Flusher   = (*Store)(nil)
+	_ broker.Forgetter = (*Shared)(nil)
+	_ broker.Forgetter = (*Store)(nil)
+)
 
 func openShared(t *testing.T, path string, id seal.Identity) *Shared {
 	t.Helper()
@@ -95,6 +101,14 @@ func (w *byTurns) Load(ctx context.Context, k broker.Key) (out broker.Stored, er
 
 func (w *byTurns) PutIfNewer(ctx context.Context, k broker.Key, c broker.Stored) error {
 	return w.with(ctx, func(s *Shared) error { return s.PutIfNewer(ctx, k, c) })
+}
+
+func (w *byTurns) Forget(ctx context.Context, k broker.Key) error {
+	return w.with(ctx, func(s *Shared) error { return s.Forget(ctx, k) })
+}
+
+func (w *byTurns) Forgotten(ctx context.Context, k broker.Key, received time.Time) bool {
+	return w.all[int(w.n.Add(1))%len(w.all)].Forgotten(ctx, k, received)
 }
 
 func (w *byTurns) Delete(ctx context.Context, k broker.Key) error {
@@ -243,7 +257,7 @@ func TestSharedOfAFileThatCannotBeUsed(t *testing.T) {
 			if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			return path + ": it is damaged"
+			return path + ": it is not sealed at all"
 		},
 		"another's": func(t *testing.T, path string) string {
 			if err := write(path, newIdentity(t).Sealer(), content{Version: version, Saved: time.Now()}); err != nil {

@@ -83,8 +83,10 @@ func completeKeys(g *globals) cobra.CompletionFunc {
 
 // completeKept is for what only keys in our own custody can have done to them.
 func completeKept(g *globals) cobra.CompletionFunc {
-	return completeKey(g, func(k control.KeyInfo) bool { return k.Custody == custodySealed || k.Custody == custodyKeyring })
+	return completeKey(g, inOurCustody)
 }
+
+func inOurCustody(k control.KeyInfo) bool { return k.Custody == custodySealed || k.Custody == custodyKeyring }
 
 func completeKey(g *globals, which func(control.KeyInfo) bool) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {

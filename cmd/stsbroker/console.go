@@ -269,7 +269,7 @@ func signInPage(address broker.Secret) []byte {
 	return []byte(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>stsbroker</title>
 <meta name="referrer" content="no-referrer"><meta http-equiv="refresh" content="0; url=` + to + `"></head>
-<body><a href="` + to + `">to the AWS console</a></body></html>
+<body><a href="` + to + `">to the AWS sign-in</a></body></html>
 `)
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"net/http"
@@ -92,18 +93,27 @@ func (l local) Unlock(ctx context.Context, u control.Unlocking) (control.Custody
 	l.custody.Lock()
 	defer l.custody.Unlock()
 	a := l.app
-	if err := a.open(ctx, u); err != nil {
+	if err := a.unseal(u); err != nil {
 		return control.Custody{}, err
 	}
+	// Whoever asked may hang up: half an unlock is worse than none.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandPatience)
+	defer cancel()
+	if err := a.opened(ctx); err != nil {
+		l.log.Warn("custody is open, and not all of it could be read", zap.Error(err))
+		e := explain(err)
+		return control.Custody{}, &control.Error{Kind: e.Kind, Message: "custody is open, and not all of it could be read; mend this and run stsbroker unlock again: " + e.Message}
+	}
 	l.log.Info("custody is open", zap.String("identity", a.identity.path))
-	l.broker.Mended(func(broker.Profile) bool { return true })
-	l.broker.Resume()
 	return a.standingOfCustody(), nil
 }
 
-func (a *app) open(ctx context.Context, u control.Unlocking) error {
+// unseal gives the vault its identity. Nothing has changed when it fails.
+func (a *app) unseal(u control.Unlocking) error {
 	id := a.identity
-	switch {
+	switch state := a.vault.State(); {
+	case u.Identity == "" && state == vault.Open:
+		return nil // what an earlier unlock could not do is left
 	case u.Identity == "":
 		found, err := a.findIdentity(true)
 		if err != nil {
@@ -113,18 +123,25 @@ func (a *app) open(ctx context.Context, u control.Unlocking) error {
 			return &control.Error{Kind: "locked", Message: cmp.Or(found.problem, "there is no identity to open custody with; stsbroker unlock makes one")}
 		}
 		id = found
-	case len(u.Wrapped) == 0 && a.vault.State() == vault.None: // it would be forgotten at the end, with all that it sealed
+	case len(u.Wrapped) == 0 && state == vault.None: // it would be forgotten at the end, with all that it sealed
 		return &control.Error{Kind: "config", Message: "there is no identity yet, and this one would rest nowhere; run stsbroker unlock"}
+	case len(u.Wrapped) > 0 && (state == vault.Open || len(id.wrapped) > 0):
+		return &control.Error{Kind: "config", Message: "there is an identity already; it was not replaced"}
 	default:
 		var err error
 		if id.Identity, err = seal.ParseIdentity([]byte(u.Identity)); err != nil {
 			return err
 		}
 	}
-	if len(u.Wrapped) > 0 {
-		if a.vault.State() == vault.Open || len(id.wrapped) > 0 {
-			return &control.Error{Kind: "config", Message: "there is an identity already; it was not replaced"}
+	// One that is not the identity of what is there opens nothing, and must not be sealed for.
+	trial := vault.New(a.state)
+	trial.Open(id.Identity)
+	for _, blob := range vault.Names() {
+		if _, err := trial.Read(blob); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
+	}
+	if len(u.Wrapped) > 0 {
 		if err := a.keepIdentity(u.Wrapped); err != nil {
 			return err
 		}
@@ -135,34 +152,26 @@ func (a *app) open(ctx context.Context, u control.Unlocking) error {
 		made.Identity = id.Identity
 		id = made
 	}
-	// An identity that is not the one of what is there opens nothing, and must not be sealed for.
-	was := a.vault.State()
-	a.vault.Open(id.Identity)
-	for _, blob := range vault.Blobs("") {
-		if _, err := a.vault.Read(blob); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			if was == vault.Open {
-				a.vault.Open(a.identity.Identity)
-			} else {
-				a.vault.SetLocked(a.identity.why())
-			}
-			return err
-		}
-	}
 	id.locked, id.problem = false, ""
 	a.identity = id
+	a.vault.Open(id.Identity)
+	return nil
+}
+
+// opened lets every part read what rests sealed. It may be called again, for what
+// failed; the error is of all that did.
+func (a *app) opened(ctx context.Context) error {
 	if err := a.kept.Refresh(ctx); err != nil {
 		a.log.Warn("keys in custody", zap.Error(err))
 	}
-	if err := a.tokens.Unlock(); err != nil {
-		return err
+	a.resign()
+	err := errors.Join(a.tokens.Unlock(), a.unlockLeases(a.identity.Identity), a.login.Reload(ctx))
+	if a.tokensKnown() && !a.embedded {
+		err = errors.Join(err, a.writeTokenFiles())
 	}
-	if err := a.unlockLeases(id.Identity); err != nil {
-		return err
-	}
-	if err := a.login.Reload(ctx); err != nil || a.embedded {
-		return err
-	}
-	return a.writeTokenFiles()
+	a.broker.Mended(func(broker.Profile) bool { return true })
+	a.broker.Resume()
+	return err
 }
 
 // keepIdentity writes the sealed identity, where there is none.
@@ -184,22 +193,26 @@ func (l local) Lock(ctx context.Context) (control.Custody, error) {
 	if l.vault.State() == vault.None {
 		return control.Custody{}, &control.Error{Kind: "config", Message: "there is nothing to lock: no identity seals anything here; stsbroker unlock makes one"}
 	}
-	if err := l.login.Lock(ctx); err != nil {
-		return control.Custody{}, err
-	}
-	l.vault.Lock()
-	l.leases.Lock()
+	lost := l.login.Lock(ctx, func() error {
+		l.vault.Lock()
+		l.leases.Lock()
+		return nil
+	})
 	id := &l.app.identity
 	id.Identity, id.locked, id.problem = seal.Identity{}, true, "it was locked by stsbroker lock"
 	l.log.Info("custody is locked")
+	if lost != nil {
+		return control.Custody{}, lost
+	}
 	return l.standingOfCustody(), nil
 }
 
 // Keys implements control.Service.
 func (l local) Keys(ctx context.Context) ([]control.KeyInfo, error) {
 	out := []control.KeyInfo{}
+	problems := l.kept.Problems(ctx)
 	for _, i := range l.kept.List() {
-		out = append(out, l.keptKey(ctx, i))
+		out = append(out, l.keptKey(i, problems[i.Name]))
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.catalog.keys)) {
 		k := l.described(name)
@@ -215,11 +228,11 @@ func (l local) Keys(ctx context.Context) ([]control.KeyInfo, error) {
 	return out, nil
 }
 
-// keptKey is what is known of a key in our custody.
-func (l local) keptKey(ctx context.Context, i custody.Info) control.KeyInfo {
+// keptKey is what is known of a key in our custody, and why it cannot be had now.
+func (l local) keptKey(i custody.Info, problem error) control.KeyInfo {
 	k := control.KeyInfo{Name: i.Name, Custody: i.Custody, KeyID: i.KeyID, Account: i.Account, User: i.User, Profile: i.Profile, Added: i.Added, Rotation: i.Rotation()}
-	if _, err := l.kept.Source(i.Name)(ctx); err != nil {
-		k.Problem = explain(err).Message
+	if problem != nil {
+		k.Problem = explain(problem).Message
 	}
 	return k
 }
@@ -252,7 +265,7 @@ func (l local) AddKey(ctx context.Context, k control.NewKey) (control.KeyInfo, e
 		k.Custody = where
 	}
 	if k.Custody == custodySealed {
-		if err := l.vault.Ready(); err != nil {
+		if err := errors.Join(l.vault.Ready(), l.identityStands()); err != nil {
 			return none, about("key", k.Name, err)
 		}
 	}
@@ -260,14 +273,23 @@ func (l local) AddKey(ctx context.Context, k control.NewKey) (control.KeyInfo, e
 		return none, err
 	}
 	pair := custody.Pair{KeyID: k.KeyID, Secret: broker.NewSecret(k.Secret)}
+	if i, ok := l.kept.Info(k.Name); ok && i.KeyID == k.KeyID && i.Custody == k.Custody && i.Profile == k.Profile {
+		if m, err := l.kept.Source(i.Name)(ctx); err == nil && m.SecretAccessKey.Equal(pair.Secret) {
+			return l.keptKey(i, nil), nil // an import that was cut off goes on
+		}
+	}
 	o := custody.AddOptions{Replace: k.Replace, Profile: k.Profile}
 	if !k.Unverified {
-		id, err := l.sts.WhoAmI(ctx, l.siteOf(k.Profile), pair.Material())
+		at := l.siteOfKey(k.Name)
+		if k.Profile != "" {
+			at = l.siteOf(k.Profile)
+		}
+		id, err := l.sts.WhoAmI(ctx, at, pair.Material())
 		if err != nil {
 			e := explain(err)
 			return none, &control.Error{Kind: e.Kind, Message: "key " + k.Name + ": " + e.Message + "; it was not put in custody (--unverified does so all the same)"}
 		}
-		o.Account, o.User = id.Account, userOf(id.ARN)
+		o.Account, o.User = id.Account, awsiam.UserOf(id.ARN)
 	}
 	if err := l.kept.Add(ctx, k.Name, k.Custody, pair, o); err != nil {
 		return none, about("key", k.Name, err)
@@ -275,44 +297,79 @@ func (l local) AddKey(ctx context.Context, k control.NewKey) (control.KeyInfo, e
 	l.log.Info("a key was put in custody", zap.String("key", k.Name), zap.String("key_id", k.KeyID), zap.String("custody", k.Custody))
 	l.keyChanged(k.Name, k.Profile)
 	i, _ := l.kept.Info(k.Name)
-	return l.keptKey(ctx, i), nil
+	return l.keptKey(i, nil), nil
+}
+
+// identityStands says why the identity that seals now would not be there at the next
+// start: its file is gone, or another one.
+func (a *app) identityStands() error {
+	a.custody.Lock()
+	id := a.identity
+	a.custody.Unlock()
+	if id.how != howFile || id.IsZero() {
+		return nil
+	}
+	now, err := a.findIdentity(false)
+	if err == nil && (now.IsZero() || !now.Same(id.Identity)) {
+		err = errors.New("it is not the identity any more that it was when the broker read it")
+	}
+	if err != nil {
+		return &control.Error{Kind: "config", Message: fmt.Sprintf("what is sealed now could not be opened after a restart: %s: %v; put the identity back", id.path, cmp.Or(now.problem, err.Error()))}
+	}
+	return nil
 }
 
 // siteOf is where STS is asked for a profile, or for a key that has none yet.
-func (l local) siteOf(profile string) awssts.Site {
-	if at, ok := l.catalog.sites[profile]; ok && profile != "" {
+func (a *app) siteOf(profile string) awssts.Site {
+	if at, ok := a.catalog.sites[profile]; ok && profile != "" {
 		return at
 	}
-	return awssts.Site{Region: cmp.Or(l.getenv("AWS_REGION"), l.cfg.STS.Region, l.catalog.region, "us-east-1")}
+	return a.defaultSite()
 }
 
-// userOf is the name of the IAM user that an ARN of GetCallerIdentity tells, "" for none.
-func userOf(arn string) string {
-	_, user, ok := strings.Cut(arn, ":user/")
-	if !ok {
-		return ""
-	}
-	return user[strings.LastIndexByte(user, '/')+1:]
+func (a *app) defaultSite() awssts.Site {
+	return awssts.Site{Region: cmp.Or(a.catalog.region, "us-east-1")}
 }
 
 // keyChanged lets everything that signs with the key try again.
 func (l local) keyChanged(name, profile string) {
+	l.resign()
 	l.broker.Mended(func(p broker.Profile) bool {
 		return p.Parent.Key == name || profile != "" && p.Parent.Key == custody.ProfileKey(profile)
 	})
 }
 
+// resign tells the broker whose the keys in custody are now: what was minted with the
+// key of one user is not another's.
+func (a *app) resign() {
+	held := a.kept.List()
+	profiles, changed := slices.Clone(a.catalog.profiles), false
+	for i := range profiles {
+		p := &profiles[i]
+		if info, ok := heldKey(a.cfg, held, p.Parent.Key); ok && p.Signer != info.Lineage {
+			p.Signer, changed = info.Lineage, true
+		}
+	}
+	if changed {
+		a.broker.Reload(profiles)
+	}
+}
+
 // RemoveKey implements control.Service.
-func (l local) RemoveKey(ctx context.Context, name string) error {
+func (l local) RemoveKey(ctx context.Context, name string, force bool) (string, error) {
 	i, ok := l.kept.Info(name)
 	if !ok {
-		return l.notKept(name)
+		return "", l.notKept(name)
 	}
-	if err := l.kept.Remove(ctx, name); err != nil {
-		return about("key", name, err)
+	remove := l.kept.Remove
+	if force {
+		remove = l.kept.Forget
+	}
+	if err := remove(ctx, name); err != nil {
+		return "", about("key", name, err)
 	}
 	l.log.Info("a key was removed from custody", zap.String("key", name), zap.String("key_id", i.KeyID))
-	return nil
+	return i.Leaves(), nil
 }
 
 func (l local) notKept(name string) error {
@@ -334,7 +391,10 @@ func (l local) RotateKey(ctx context.Context, r control.RotateRequest) (control.
 	if _, ok := l.kept.Info(r.Name); !ok {
 		return out, l.notKept(r.Name)
 	}
-	iam, err := l.iam()
+	if err := l.elsewhere(ctx, r.Name); err != nil {
+		return out, err
+	}
+	iam, err := l.iam(r.Name)
 	if err != nil {
 		return out, err
 	}
@@ -364,13 +424,43 @@ func (l local) RotateKey(ctx context.Context, r control.RotateRequest) (control.
 	return out, nil
 }
 
-// iam is a client of IAM, made when one is needed: keys are rotated a few times a year.
-func (a *app) iam() (*awsiam.Client, error) {
-	endpoint := a.getenv(varEndpointIAM)
-	if endpoint == "" && a.getenv(varEndpointURL) != "" {
-		return nil, &control.Error{Kind: "config", Message: varEndpointURL + " is set, so the keys are of another issuer than AWS, and " + varEndpointIAM + " is not: set it to where that issuer changes access keys"}
+// elsewhere says where the key is kept by another name too, and would be dead there
+// after a rotation.
+func (l local) elsewhere(ctx context.Context, name string) error {
+	key, _ := l.kept.Info(name)
+	refused := func(where, mend string) error {
+		return &control.Error{Kind: "config", Message: "key " + name + " (" + key.KeyID + ") " + where + " too, where it would work no more: " + mend + ", then rotate it"}
 	}
-	o := awsiam.Options{Endpoint: endpoint, STS: a.getenv(varEndpointURL), Region: a.siteOfKeys().Region}
+	for _, i := range l.kept.List() {
+		if i.KeyID == key.KeyID && i.Name != name {
+			return refused("is kept as key "+i.Name, "run stsbroker keys remove "+i.Name)
+		}
+	}
+	for _, other := range slices.Sorted(maps.Keys(l.catalog.keys)) {
+		k := l.described(other)
+		if k.Custody == custodySealed || k.Custody == custodyKeyring {
+			continue
+		}
+		if m, err := l.catalog.keys.Key(ctx, other); err == nil && m.AccessKeyID == key.KeyID {
+			return refused("stands in the AWS files or the environment, as "+k.Name, "take it out there (stsbroker keys import "+k.Name+" --comment-out does so for a profile)")
+		}
+	}
+	return nil
+}
+
+// iam is a client of IAM for the issuer of the keys, made when one is needed: keys are
+// rotated a few times a year. Nothing of a key goes to AWS that is of another issuer.
+func (a *app) iam(key string) (*awsiam.Client, error) {
+	site := a.siteOfKey(key)
+	endpoint, sts := a.getenv(varEndpointIAM), cmp.Or(a.getenv(varEndpointURL), site.URL)
+	configured := a.cfg.STS.Endpoints[site.Region]
+	if sts == "" {
+		sts = configured.URL
+	}
+	if endpoint == "" && (a.getenv(varEndpointURL) != "" || site.URL != "" || configured.Compatible) {
+		return nil, &control.Error{Kind: "config", Message: "key " + key + " is of another issuer than AWS, as far as " + sts + " tells, and " + varEndpointIAM + " is not set: set it to where that issuer changes access keys"}
+	}
+	o := awsiam.Options{Endpoint: endpoint, STS: sts, Region: site.Region}
 	if !a.system {
 		o.Proxy = http.ProxyFromEnvironment
 	}
@@ -381,12 +471,22 @@ func (a *app) iam() (*awsiam.Client, error) {
 	return awsiam.New(o)
 }
 
-func (a *app) siteOfKeys() awssts.Site { return local{app: a}.siteOf("") }
+// siteOfKey is where STS is asked for a profile that the key signs for.
+func (a *app) siteOfKey(key string) awssts.Site {
+	i, _ := a.kept.Info(key)
+	for _, p := range a.catalog.profiles {
+		if p.Parent.Key == key || i.Profile != "" && p.Parent.Key == custody.ProfileKey(i.Profile) {
+			return a.catalog.sites[p.Name]
+		}
+	}
+	return a.defaultSite()
+}
 
 // tidyKeys deletes the old keys of rotations whose time of grace has passed.
 func (a *app) tidyKeys(ctx context.Context) error {
 	ticker := time.NewTicker(time.Hour)
 	defer ticker.Stop()
+	told := map[string]string{} // by key: the old one that was found in use
 	for {
 		select {
 		case <-ctx.Done():
@@ -397,15 +497,22 @@ func (a *app) tidyKeys(ctx context.Context) error {
 			if i.Old == "" || i.DeleteAfter.IsZero() || time.Now().Before(i.DeleteAfter) {
 				continue
 			}
-			iam, err := a.iam()
+			iam, err := a.iam(i.Name)
 			if err == nil {
 				_, err = a.kept.Tidy(ctx, i.Name, iam, time.Now())
 			}
-			if err != nil {
-				a.log.Warn("the old key of a rotation could not be deleted; stsbroker keys rotate tries again", zap.String("key", i.Name), zap.String("old_key_id", i.Old), zap.Error(err))
-				continue
+			fields := []zap.Field{zap.String("key", i.Name), zap.String("old_key_id", i.Old)}
+			switch {
+			case err == nil:
+				a.log.Info("the old key of a rotation was deleted", fields...)
+			case errors.Is(err, custody.ErrOldInUse):
+				if told[i.Name] != i.Old {
+					told[i.Name] = i.Old
+					a.log.Warn("the old key of a rotation is in use again, and was not deleted", append(fields, zap.Error(err))...)
+				}
+			default:
+				a.log.Warn("the old key of a rotation could not be deleted; stsbroker keys rotate tries again", append(fields, zap.Error(err))...)
 			}
-			a.log.Info("the old key of a rotation was deleted", zap.String("key", i.Name), zap.String("old_key_id", i.Old))
 		}
 	}
 }

@@ -79,7 +79,11 @@ or the last credentials fetched with it have ended.
 				}
 			}
 			if err == nil && st.Profiles[0].State == string(broker.StateLogin) {
-				remark("profile %s needs a code of %s before it gives credentials: run stsbroker login %s", oneLine(args[0]), oneLine(st.Profiles[0].MFA), oneLine(args[0]))
+				what := "a code of " + st.Profiles[0].MFA
+				if st.Profiles[0].MFA == "" {
+					what = "a sign-in to " + st.Profiles[0].SignIn
+				}
+				remark("profile %s needs %s before it gives credentials: run stsbroker login %s", args[0], what, args[0])
 			}
 			return err
 		},

@@ -172,7 +172,7 @@ func (p place) stateIdentity() (identity, error) {
 		id.how, id.locked, id.wrapped, id.problem = howPlugin, true, raw, "an age plugin opens it"
 		return id, nil
 	default:
-		return id, fmt.Errorf("%s is damaged: it is what stsbroker unlock made, and nothing else may be there; restore it from a backup", id.path)
+		return id, fmt.Errorf("%s needs the age plugin whose identity %s named when it was made, or is damaged: set that again, or restore the file from a backup", id.path, varIdentityFile)
 	}
 }
 
@@ -222,7 +222,8 @@ func (a *app) leaseStore(writes bool) (broker.LeaseStore, error) {
 				return s, nil
 			}
 		}
-		return cache.NewMemory(), nil
+		a.late = newLateStore(cache.NewMemory())
+		return a.late, nil
 	}
 	s, aside, why, err := sealedfile.Open(sealedfile.Options{Path: a.leasesFile(), Identity: a.identity.Identity, Report: func(err error) {
 		if err == nil {
@@ -250,6 +251,11 @@ func (a *app) tellLeases(aside string, why error) {
 
 // unlockLeases reads what rests sealed beside what was minted meanwhile.
 func (a *app) unlockLeases(id seal.Identity) error {
+	if a.late != nil {
+		if s, err := sealedfile.OpenShared(a.leasesFile(), id); err == nil {
+			a.late.becomes(s)
+		}
+	}
 	if a.leases == nil {
 		return nil
 	}
@@ -292,11 +298,21 @@ func (p place) checkIdentity() []Finding {
 	switch {
 	case err != nil:
 		return []Finding{{File: id.path, Severity: SeverityError, Text: "the identity of " + id.from + " cannot be used: " + err.Error()}}
+	case id.locked && id.why() != "":
+		return []Finding{{File: id.path, Severity: SeverityWarning, Text: "custody will be locked: " + id.problem}}
 	case id.IsZero():
 		return nil
 	}
 	if err := sealedfile.Readable(p.leasesFile()); err != nil {
 		return []Finding{{File: p.leasesFile(), Severity: SeverityError, Text: err.Error()}}
 	}
-	return nil
+	var out []Finding
+	v := vault.New(p.state)
+	v.Open(id.Identity)
+	for _, name := range vault.Names() { // serve starts all the same, and serves the rest
+		if _, err := v.Read(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			out = append(out, Finding{File: filepath.Join(p.state, name), Severity: SeverityWarning, Text: err.Error()})
+		}
+	}
+	return out
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/stsbroker/stsbroker/broker/awsconfig"
 	"github.com/stsbroker/stsbroker/broker/custody"
+	"github.com/stsbroker/stsbroker/internal/awsini"
 	"github.com/stsbroker/stsbroker/internal/control"
 )
 
@@ -80,12 +80,12 @@ mistyped one is noticed now. Profiles name the key in stsbroker.yaml:
 			if !custody.ValidName(args[0]) {
 				return usage("%s is not a name for a key: it has letters, digits and . _ - @ +, 64 at most", oneLine(args[0]))
 			}
+			pair, err := readPair(cmd.Context()) // before the state is anybody's: a person takes his time
+			if err != nil {
+				return err
+			}
 			return withState(cmd.Context(), g, func(ctx context.Context, s control.Service) error {
 				if err := opened(ctx, s, f.custody); err != nil {
-					return err
-				}
-				pair, err := readPair(ctx)
-				if err != nil {
 					return err
 				}
 				return f.put(ctx, s, control.NewKey{Name: args[0], KeyID: pair.KeyID, Secret: pair.Secret.Reveal()})
@@ -212,30 +212,36 @@ func keysImport(ctx context.Context, g *globals, profile, name string, f *keyFla
 	if err != nil || keep {
 		return err
 	}
-	if !commentOut {
-		yes, err := confirm(ctx, "take the keys out of "+shownFiles(files)+"? A copy of the file is kept beside it")
-		if err != nil {
-			return err
-		}
-		if !yes {
-			remark("the keys still stand in %s too; stsbroker keys import %s --replace --comment-out takes them out", shownFiles(files), profile)
-			return nil
+	var standing []string
+	for file, key := range map[string]custody.Source{files.Credentials: custody.File(files.Credentials, profile), files.Config: custody.Profile(files.Config, "", profile)} {
+		if _, err := key(ctx); file != "" && err == nil {
+			standing = append(standing, file)
 		}
 	}
-	for _, file := range []string{files.Credentials, files.Config} {
-		backup, err := awsconfig.CommentOut(file, profile, "in the custody of stsbroker ("+m.AccessKeyID+")")
-		if backup != "" {
-			remark("the file as it was, keys and all, is %s; delete it when all works", backup)
+	slices.Sort(standing)
+	if len(standing) == 0 {
+		return nil
+	}
+	if !commentOut {
+		yes, err := confirm(ctx, "take the keys out of "+strings.Join(standing, " and ")+"? A copy as it was is kept beside it")
+		if err != nil || !yes {
+			remark("the keys still stand in %s too; stsbroker keys import %s --comment-out takes them out", strings.Join(standing, " and "), profile)
+			return err
 		}
-		if err != nil && !errors.Is(err, awsconfig.ErrNoKeys) && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("the key is in custody; that it still stands in %s too is not mended: %w", file, err)
+	}
+	kept := func(key, value string) bool {
+		return key == awsini.KeyID && value == m.AccessKeyID || key == awsini.SecretKey && value == m.SecretAccessKey.Reveal()
+	}
+	for _, file := range standing {
+		backup, err := awsconfig.CommentOut(file, profile, "in the custody of stsbroker ("+m.AccessKeyID+")", kept)
+		if backup != "" {
+			remark("%s as it was, keys and all, is %s; delete that when all works", file, backup)
+		}
+		if err != nil {
+			return fmt.Errorf("the key is in custody; that keys still stand in the file too is not mended: %w", err)
 		}
 	}
 	return nil
-}
-
-func shownFiles(f awsconfig.Files) string {
-	return strings.Join(slices.DeleteFunc([]string{f.Credentials, f.Config}, func(s string) bool { return s == "" }), " and ")
 }
 
 func keysListCommand(g *globals) *cobra.Command {
@@ -326,18 +332,24 @@ of yours, the rest is printed, and the reason on standard error.`,
 }
 
 func keysRemoveCommand(g *globals) *cobra.Command {
-	var yes bool
+	var yes, force bool
 	c := &cobra.Command{
 		Use:   "remove NAME",
 		Short: "take a key out of custody for good",
 		Long: `remove deletes a key that stsbroker keeps. At AWS it goes on to exist: deactivate and
 delete it there too, if nobody needs it. Sessions that were minted with it end in
-their own time.`,
+their own time. While a rotation of it is not at its end it is refused, since IAM has
+another key of it then; --force removes it all the same, and says which.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeKept(g),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withState(cmd.Context(), g, func(ctx context.Context, s control.Service) error {
-				if !yes {
+				keys, err := s.Keys(ctx)
+				if err != nil {
+					return err
+				}
+				known := slices.ContainsFunc(keys, func(k control.KeyInfo) bool { return k.Name == args[0] && inOurCustody(k) })
+				if !yes && known {
 					sure, err := confirm(ctx, "key "+args[0]+" cannot be had again from stsbroker once it is removed. Remove it?")
 					switch {
 					case err != nil:
@@ -348,15 +360,20 @@ their own time.`,
 						return errors.New("key " + args[0] + " was not removed")
 					}
 				}
-				if err := s.RemoveKey(ctx, args[0]); err != nil {
+				leaves, err := s.RemoveKey(ctx, args[0], force)
+				if err != nil {
 					return err
 				}
-				_, err := fmt.Println(oneLine("key " + args[0] + " is removed; at AWS it goes on to exist"))
+				if leaves != "" {
+					remark("%s", leaves)
+				}
+				_, err = fmt.Println(oneLine("key " + args[0] + " is removed; at AWS it goes on to exist"))
 				return err
 			})
 		},
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	c.Flags().BoolVar(&force, "force", false, "also while a rotation is not at its end")
 	return c
 }
 
@@ -405,13 +422,38 @@ ListAccessKeys, UpdateAccessKey, DeleteAccessKey and GetAccessKeyLastUsed on its
 	return c
 }
 
+// stepWords says what a step of a rotation does.
+func stepWords(step string) string {
+	switch step {
+	case custody.StepClear:
+		return "clear: delete the key that an earlier try made and could not keep"
+	case custody.StepMark:
+		return "mark: note that a key is about to be made"
+	case custody.StepCreate:
+		return "create: make a new access key with IAM"
+	case custody.StepSeal:
+		return "seal: put it in custody, as the next key"
+	case custody.StepVerify:
+		return "verify: see that it works, and is the same user's"
+	case custody.StepSwitch:
+		return "switch: mint with it from now on"
+	case custody.StepDeactivate:
+		return "deactivate: the old key works no more, and can be made to again"
+	case custody.StepDelete:
+		return "delete: the old key"
+	case custody.StepUndo:
+		return "undo: delete the new key, which does not work"
+	}
+	return step
+}
+
 func printRotation(r control.Rotation, dry bool) error {
 	done := "done"
 	if dry {
 		done = "would do"
 	}
 	for _, step := range r.Steps {
-		if _, err := fmt.Println(oneLine(done + ": " + step)); err != nil {
+		if _, err := fmt.Println(oneLine(done + ": " + stepWords(step))); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"filippo.io/age/plugin"
 	"github.com/spf13/cobra"
@@ -66,9 +67,17 @@ age plugin whose identity STSBROKER_IDENTITY_FILE names. A forgotten passphrase 
 be recovered: what is sealed is lost then, and keys are made anew.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			alone := false
+			if _, err := connect(cmd.Context(), g); errors.As(err, new(errNoDaemon)) {
+				alone = true
+			}
 			return withState(cmd.Context(), g, func(ctx context.Context, s control.Service) error {
 				c, err := unlock(ctx, s, inKeyring)
-				if err != nil {
+				switch {
+				case err != nil:
+					return err
+				case alone: // what was opened is closed again when this ends
+					_, err = fmt.Println(oneLine("the identity opens what is sealed: " + c.From + " (" + c.Identity + "); no broker runs that would keep it open, so start one with stsbroker serve and unlock it, or be asked by each command"))
 					return err
 				}
 				return printCustody(c)
@@ -98,8 +107,8 @@ func unlock(ctx context.Context, s control.Service, inKeyring bool) (control.Cus
 	switch {
 	case inKeyring && c.State != "none":
 		return c, fmt.Errorf("there is an identity already (%s, %s), and it is the one that sealed what there is; leave --keyring out", c.From, c.Identity)
-	case c.State == "open":
-		return c, nil
+	case c.State == "open": // what an earlier unlock could not read may be left
+		return s.Unlock(ctx, control.Unlocking{})
 	case inKeyring:
 		return newInKeyring(ctx, s)
 	case c.How == "plugin":
@@ -189,11 +198,20 @@ func newInKeyring(ctx context.Context, s control.Service) (control.Custody, erro
 	return s.Unlock(ctx, control.Unlocking{Identity: string(text), Wrapped: []byte(seal.KeyringMarker)})
 }
 
-// unlockPlugin runs the plugin's program on this terminal: the broker has none.
+// unlockPlugin runs the plugin's program on this terminal: the broker has none. age gives
+// it our environment, out of which goes what is none of its business.
 func unlockPlugin(ctx context.Context, s control.Service, c control.Custody) (control.Custody, error) {
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); ours(name) {
+			if err := os.Unsetenv(name); err != nil {
+				return c, err
+			}
+		}
+	}
 	ui := pluginUI(ctx)
 	if len(c.Wrapped) > 0 {
-		text, err := seal.OpenPlugin(ctx, c.Wrapped, ui)
+		// The plugin's own identity stays where it is, on a stick perhaps.
+		text, err := seal.OpenPlugin(ctx, append([]byte(c.Plugin+"\n"), c.Wrapped...), ui)
 		if err != nil {
 			return c, fmt.Errorf("%s: %w", c.Identity, err)
 		}
@@ -207,7 +225,7 @@ func unlockPlugin(ctx context.Context, s control.Service, c control.Custody) (co
 	if err != nil {
 		return c, fmt.Errorf("%s: %w", c.Identity, err)
 	}
-	return s.Unlock(ctx, control.Unlocking{Identity: string(text), Wrapped: wrapped})
+	return s.Unlock(ctx, control.Unlocking{Identity: string(text), Wrapped: wrapped[max(0, bytes.Index(wrapped, []byte("-----BEGIN AGE"))):]})
 }
 
 // pluginUI speaks for a plugin, whose words are somebody else's.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stsbroker/stsbroker/broker"
+	"github.com/stsbroker/stsbroker/broker/vault"
 	"github.com/stsbroker/stsbroker/internal/control"
 )
 
@@ -54,6 +55,11 @@ session at AWS lasts.`,
 }
 
 func doLogin(ctx context.Context, s control.Service, profile string, o signInOptions, asJSON bool) error {
+	if attended() {
+		if _, err := unlockFirst(ctx, s); err != nil {
+			return err
+		}
+	}
 	p, err := orUnlock(ctx, s, func() (control.Profile, error) { return signIn(ctx, s, profile, o) })
 	switch {
 	case ctx.Err() != nil:
@@ -149,7 +155,7 @@ func browserSignIn(ctx context.Context, s control.Service, p control.Profile, o 
 	}()
 	code := ""
 	if at.Code != "" {
-		code = ", and check that it shows the code " + at.Code
+		code = " and check that it shows the code " + at.Code
 	}
 	switch {
 	case !at.First:
@@ -236,6 +242,12 @@ func orSignIn[T any](ctx context.Context, s control.Service, profile string, f f
 		if !loginNeeded(err) || !attended() {
 			return out, err
 		}
+		switch opened, err := unlockFirst(ctx, s); { // what a code was given for may rest sealed
+		case err != nil:
+			return out, err
+		case opened:
+			continue
+		}
 		if _, err := signIn(ctx, s, profile, signInOptions{}); err != nil {
 			return out, err
 		}
@@ -253,6 +265,17 @@ func orUnlock[T any](ctx context.Context, s control.Service, f func() (T, error)
 		return out, err
 	}
 	return f()
+}
+
+// unlockFirst opens custody where it is locked, and reports whether it did: before a code
+// is asked for, which would be of no use, or not needed.
+func unlockFirst(ctx context.Context, s control.Service) (bool, error) {
+	c, err := s.Custody(ctx)
+	if err != nil || c.State != vault.Locked.String() {
+		return false, err
+	}
+	_, err = unlock(ctx, s, false)
+	return err == nil, err
 }
 
 // attended reports whether a person can be asked, and sees the question.

@@ -160,7 +160,7 @@ func (c *cataloguer) signers() {
 		}
 		id, known := ids[name]
 		if !known {
-			if i, kept := c.keptKey(name); kept {
+			if i, kept := heldKey(c.cfg, c.held, name); kept {
 				id = i.Lineage // it stays the same when the key is rotated
 			} else if m, err := c.out.keys.Key(context.Background(), name); err == nil {
 				id = m.AccessKeyID
@@ -171,17 +171,17 @@ func (c *cataloguer) signers() {
 	}
 }
 
-// keptKey is the key of that name in the catalogue, where it is in our custody.
-func (c *cataloguer) keptKey(name string) (custody.Info, bool) {
+// heldKey is the key of that name in the catalogue, where it is in our custody.
+func heldKey(cfg *Config, held []custody.Info, name string) (custody.Info, bool) {
 	profile, ofProfile := strings.CutPrefix(name, custody.ProfileKey(""))
-	if where := c.cfg.Keys[name].Custody; !ofProfile && where != custodySealed && where != custodyKeyring {
+	if where := cfg.Keys[name].Custody; !ofProfile && where != custodySealed && where != custodyKeyring {
 		return custody.Info{}, false
 	}
-	i := slices.IndexFunc(c.held, func(i custody.Info) bool { return ofProfile && i.Profile == profile || !ofProfile && i.Name == name })
+	i := slices.IndexFunc(held, func(i custody.Info) bool { return ofProfile && i.Profile == profile || !ofProfile && i.Name == name })
 	if i < 0 {
 		return custody.Info{}, false
 	}
-	return c.held[i], true
+	return held[i], true
 }
 
 // note adds a finding; line is 0 for the file as a whole.

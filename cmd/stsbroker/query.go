@@ -103,7 +103,7 @@ func (l local) KeyInfo(ctx context.Context, name, profile string) (control.KeyIn
 	}
 	out := l.described(key)
 	if i, ok := l.kept.Info(out.Name); ok && i.Custody == out.Custody {
-		out = l.keptKey(ctx, i)
+		out = l.keptKey(i, nil)
 	}
 	out.KeyID = m.AccessKeyID
 	site := awssts.Site{Region: l.cfg.STS.Region}

@@ -60,11 +60,13 @@ func TestMain(m *testing.M) {
 //	log REGEXP        wants a match in the daemon's stderr
 //	allow FILE        waits for a sign-in's address in FILE and allows it, in a browser; ! allow denies it. stdout is
 //	                  STATUS and the page at the end
+//	await FILE REGEXP waits until FILE has a match
 //	center STATE      IAM Identity Center ends all sessions (revoked), all access tokens (expired), or is down or up
 //	calls OP[/GRANT] N wants so many calls of it since the script began
 //	cli NAME          the AWS CLI signs in to the session NAME (or a start URL), into its own cache
 //	identity FILE     makes an identity, as age-keygen does
 //	sealfile ID IN OUT seals a file for an identity, as age does
+//	wrap ID PHRASE OUT seals an identity with the passphrase in a file
 //	plugin FOLDER     builds age-plugin-batchpass there; stdout is built, or not run: and why
 //	talk FILE N CMD…  runs CMD on a terminal and talks to it as FILE says; see talkCmd. stdout is what the terminal showed
 //
@@ -79,6 +81,7 @@ func TestScripts(t *testing.T) {
 			w.fake.AddRole(stsfake.Role{ARN: "arn:aws:iam::123456789012:role/closed", Trust: []string{"arn:aws:iam::123456789012:user/nobody"}})
 			w.fake.AddMFA("dev", "arn:aws:iam::123456789012:mfa/phone", []byte("phone"))
 			w.fake.AddMFA("dev", "GAHT12345678", []byte("token"))
+			w.fake.AddMFA("dev", "arn:aws:iam::123456789012:mfa/stick", []byte("twenty bytes of seed")) // OR3WK3TUPEQGE6LUMVZSA33GEBZWKZLE
 			for _, name := range []string{"one", "two", "three"} {
 				w.fake.AddRole(stsfake.Role{ARN: "arn:aws:iam::123456789012:role/" + name, Trust: []string{"*"}, MFA: true})
 			}
@@ -137,8 +140,8 @@ func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args 
 	return map[string]func(ts *testscript.TestScript, neg bool, args []string){
 		"status": statusCmd, "serve": serveCmd, "halt": haltCmd, "crash": crashCmd, "fault": faultCmd, "mints": mintsCmd,
 		"get": getCmd, "token": tokenCmd, "log": logCmd, "code": codeCmd, "encoded": encodedCmd, "imds": imdsCmd,
-		"fetch": fetchCmd, "socket": socketCmd, "allow": allowCmd, "center": centerCmd, "calls": callsCmd, "cli": cliCmd,
-		"identity": identityCmd, "sealfile": sealfileCmd, "plugin": pluginCmd, "talk": talkCmd,
+		"fetch": fetchCmd, "socket": socketCmd, "allow": allowCmd, "await": awaitCmd, "center": centerCmd, "calls": callsCmd, "cli": cliCmd,
+		"identity": identityCmd, "sealfile": sealfileCmd, "wrap": wrapCmd, "plugin": pluginCmd, "talk": talkCmd,
 	}
 }
 

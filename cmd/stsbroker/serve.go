@@ -30,9 +30,10 @@ configuration file it serves every profile of ~/.aws/config and ~/.aws/credentia
 Nothing is minted before somebody asks, except profiles marked prefetch and those
 that have an IMDS endpoint.
 
-With STSBROKER_IDENTITY_FILE, an age identity that is made where the file is missing,
-or the systemd credential stsbroker-identity, what is held rests sealed in the state
-folder, and a restart mints nothing of it anew.`,
+With an identity (STSBROKER_IDENTITY_FILE, the systemd credential stsbroker-identity,
+or one that stsbroker unlock keeps in the OS keyring or behind a passphrase) what is held
+rests sealed in the state folder, and a restart mints nothing of it anew. One that a
+person has to open leaves custody locked until stsbroker unlock.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), g, system, level) },
 	}

@@ -140,7 +140,10 @@ func (l local) Logout(ctx context.Context, profile string) (control.Loggedout, e
 			whose = func(p broker.Profile) bool { return p.Name == at }
 		}
 	}
-	out.Sets = l.broker.Forget(ctx, whose)
+	var err error
+	if out.Sets, err = l.broker.Forget(ctx, whose); err != nil && out.Note == "" {
+		out.Note = explain(err).Message
+	}
 	l.log.Info("logged out", zap.String("profile", profile), zap.String("forgotten", out.What), zap.Int("sets", out.Sets))
 	return out, nil
 }

@@ -23,6 +23,7 @@ import (
 //	> TEXT   is typed, and seen
 //	! TEXT   is typed, and must not be seen: the terminal's echo has to be off, and TEXT is nowhere on it at the end
 //	^C       is pressed, where echo is off
+//	@        the address of a sign-in that is shown is opened in a browser, and allowed
 //
 // At the end echo has to be on.
 func talkCmd(ts *testscript.TestScript, _ bool, args []string) {
@@ -60,8 +61,13 @@ func talkCmd(ts *testscript.TestScript, _ bool, args []string) {
 			if err = t.until("echoes nothing", func() bool { return !t.echoes() }); err == nil {
 				err = t.press("\x03")
 			}
+		case '@':
+			address := ""
+			if err = t.until("shows an address", func() bool { address = addressIn(t.shown()); return address != "" }); err == nil {
+				_, _, err = visit(address, "allow")
+			}
 		default:
-			err = errors.New("a line begins with <, >, ! or ^")
+			err = errors.New("a line begins with <, >, !, ^ or @")
 		}
 		if err != nil {
 			ts.Fatalf("%s: %v; the terminal shows:\n%s", line, err, t.shown())

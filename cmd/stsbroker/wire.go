@@ -48,6 +48,7 @@ type app struct {
 	tokens   *access.Tokens
 	broker   *broker.Broker
 	leases   *sealedfile.Store // nil: of an embedded broker
+	late     *lateStore        // of one that may be unlocked yet
 	vault    *vault.Vault
 	kept     *custody.Kept
 	login    *login.Manager

@@ -213,7 +213,6 @@ func (s server) keysOf(t *testing.T, user string) []awsiam.KeyState {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.CloseIdle()
 	keys, err := c.ListKeys(t.Context(), broker.Material{AccessKeyID: s.key.id, SecretAccessKey: broker.NewSecret(s.key.secret)}, user)
 	if err != nil {
 		t.Fatal(err)
@@ -315,7 +314,6 @@ func TestRotationRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer iam.CloseIdle()
 		return kept.Rotate(t.Context(), rotatedKey, iam, o)
 	}
 	refused := func(t *testing.T, j rotationJob, words ...string) {
@@ -385,11 +383,16 @@ func TestRotationRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer iam.CloseIdle()
 		if id, err := kept.Tidy(t.Context(), rotatedKey, iam, time.Now()); id != "" || err != nil {
 			t.Errorf("tidied before its time: %q %v", id, err)
 		}
-		if id, err := kept.Tidy(t.Context(), rotatedKey, iam, time.Now().Add(time.Hour)); id != first.id || err != nil {
+		due := time.Now().Add(time.Hour)
+		if id, err := kept.Tidy(t.Context(), rotatedKey, iam, due); id != "" || !errors.Is(err, custody.ErrOldInUse) || !strings.Contains(err.Error(), first.id) {
+			t.Errorf("tidied though it works: %q %v", id, err)
+		}
+		s.whose(t, first.credentials()).want(t, 200)
+		s.iam(t, "UpdateAccessKey", []string{"UserName", "grace", "AccessKeyId", first.id, "Status", "Inactive"})
+		if id, err := kept.Tidy(t.Context(), rotatedKey, iam, due); id != first.id || err != nil {
 			t.Errorf("not tidied: %q %v", id, err)
 		}
 		s.unknown(t, first)

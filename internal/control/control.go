@@ -12,6 +12,8 @@ package control
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"time"
 )
 
@@ -64,8 +66,9 @@ type Service interface {
 	Keys(ctx context.Context) ([]KeyInfo, error)
 	// AddKey puts a key in custody.
 	AddKey(ctx context.Context, k NewKey) (KeyInfo, error)
-	// RemoveKey takes it out for good.
-	RemoveKey(ctx context.Context, name string) error
+	// RemoveKey takes it out for good, and returns what IAM still has of it beside the
+	// key itself, in words. With force also while a rotation is not at its end.
+	RemoveKey(ctx context.Context, name string, force bool) (leaves string, err error)
 	// RotateKey replaces a key by a new one of the same IAM user, or goes on where an
 	// earlier call was cut off.
 	RotateKey(ctx context.Context, r RotateRequest) (Rotation, error)
@@ -159,6 +162,11 @@ type Credentials struct {
 	AccountID       string `json:"AccountId,omitempty"`
 }
 
+// Format implements fmt.Formatter: the secrets are not printed.
+func (c Credentials) Format(w fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(w, "{credentials %s}", c.AccessKeyID)
+}
+
 // Identity is what GetCallerIdentity answered.
 type Identity struct {
 	Account string `json:"account"`
@@ -190,6 +198,9 @@ type NewKey struct {
 	Replace    bool   `json:"replace,omitempty"` // the key that has the name, if there is one
 	Unverified bool   `json:"unverified,omitempty"`
 }
+
+// Format implements fmt.Formatter: the secret is not printed.
+func (k NewKey) Format(w fmt.State, _ rune) { _, _ = fmt.Fprintf(w, "{key %s, %s}", k.Name, k.KeyID) }
 
 // RotateRequest asks for a new key in an old one's place.
 type RotateRequest struct {
@@ -227,6 +238,9 @@ type Unlocking struct {
 	// Wrapped is a new identity as it is to rest in the state folder, where there is none yet.
 	Wrapped []byte `json:"wrapped,omitempty"`
 }
+
+// Format implements fmt.Formatter: the identity is not printed.
+func (Unlocking) Format(w fmt.State, _ rune) { _, _ = io.WriteString(w, "{unlocking}") }
 
 // SignIn is a sign-in under way.
 type SignIn struct {

@@ -32,6 +32,7 @@ type request struct {
 	IdentityToken *IdentityTokenRequest `json:"identity_token,omitempty"`
 
 	Device bool           `json:"device,omitempty"`
+	Force  bool           `json:"force,omitempty"`
 	Unlock *Unlocking     `json:"unlock,omitempty"`
 	Key    *NewKey        `json:"key,omitempty"`
 	Rotate *RotateRequest `json:"rotate,omitempty"`
@@ -107,7 +108,7 @@ func Handler(as func(r *http.Request) (Service, error), explain func(error) *Err
 		return s.AddKey(r.Context(), *in.Key)
 	})
 	call("key/remove", func(s Service, r *http.Request, in request) (any, error) {
-		return struct{}{}, s.RemoveKey(r.Context(), in.Name)
+		return s.RemoveKey(r.Context(), in.Name, in.Force)
 	})
 	call("key/rotate", func(s Service, r *http.Request, in request) (any, error) {
 		if in.Rotate == nil {
@@ -406,9 +407,8 @@ func (c *Client) AddKey(ctx context.Context, k NewKey) (KeyInfo, error) {
 }
 
 // RemoveKey implements [Service].
-func (c *Client) RemoveKey(ctx context.Context, name string) error {
-	_, err := do[struct{}](ctx, c, "key/remove", request{Name: name})
-	return err
+func (c *Client) RemoveKey(ctx context.Context, name string, force bool) (string, error) {
+	return do[string](ctx, c, "key/remove", request{Name: name, Force: force})
 }
 
 // RotateKey implements [Service].

@@ -176,6 +176,10 @@ func (id Identity) Open(sealed []byte, limit int64) ([]byte, error) {
 	if id.IsZero() {
 		return nil, errors.New("there is no identity to open it with")
 	}
+	sealed, err := unarmor(sealed) // people seal by hand, too
+	if err != nil {
+		return nil, err
+	}
 	return decrypt(sealed, limit, id.all...)
 }
 
@@ -187,7 +191,17 @@ func crowded(sealed []byte) bool {
 	return bytes.Count(head, []byte("\n-> ")) > mostRecipients
 }
 
+// damaged is the error of an age file that is not whole. What age says of it is inside,
+// and not in the words: it quotes what it read, which may never have been sealed.
+type damaged struct{ error }
+
+func (damaged) Error() string { return "it is damaged, or was cut short" }
+func (d damaged) Unwrap() error { return d.error }
+
 func decrypt(sealed []byte, limit int64, ids ...age.Identity) ([]byte, error) {
+	if !bytes.HasPrefix(sealed, []byte(ageHead)) {
+		return nil, errors.New("it is not sealed at all: it is no age file")
+	}
 	if crowded(sealed) {
 		return nil, fmt.Errorf("it was sealed for more than %d identities", mostRecipients)
 	}
@@ -196,12 +210,12 @@ func decrypt(sealed []byte, limit int64, ids ...age.Identity) ([]byte, error) {
 		return nil, errOther
 	}
 	if err != nil {
-		return nil, fmt.Errorf("it is damaged: %w", err)
+		return nil, damaged{err}
 	}
 	plain, err := io.ReadAll(io.LimitReader(r, limit+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("it is damaged: %w", err)
+		return nil, damaged{err}
 	case int64(len(plain)) > limit:
 		return nil, fmt.Errorf("it holds more than %d bytes", limit)
 	}

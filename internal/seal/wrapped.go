@@ -352,6 +352,9 @@ func pluginError(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
+	if d, ok := errors.AsType[damaged](err); ok { // the plugin did not open it, and that is all that is known
+		err = d.error
+	}
 	words := strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r

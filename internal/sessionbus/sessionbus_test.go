@@ -63,3 +63,18 @@ func TestConnectChangesNothing(t *testing.T) {
 		t.Errorf("the variable is now %q", v)
 	}
 }
+
+func TestSocket(t *testing.T) {
+	for address, want := range map[string]string{
+		"unix:path=/run/a%20bus,guid=0": "/run/a bus",
+		"unix:guid=0,abstract=/tmp/x":   "@/tmp/x",
+		"unix:path=/x,abstract=/x":      "",
+		"unix:tmpdir=/tmp":              "",
+		"unix:path=":                    "",
+		"unix:path=%zz":                 "",
+	} {
+		if got, err := socket(address); got != want || err == nil && want == "" {
+			t.Errorf("%s: %q, %v", address, got, err)
+		}
+	}
+}
