@@ -39,6 +39,7 @@ type fakeIAM struct {
 	moved   string                  // id of a key that belongs to another account
 	ahead   time.Duration           // of its clock
 	renamed bool                    // the user has another name now
+	slash   bool                    // likewise, of a store with ids of its own
 	swap    bool                    // a new key's id and secret are answered in each other's place
 }
 
@@ -139,7 +140,9 @@ func (f *fakeIAM) CreateKey(ctx context.Context, m broker.Material, user string)
 		}
 		k := f.make(user)
 		key, created = broker.Material{AccessKeyID: k.id, SecretAccessKey: broker.NewSecret(k.secret)}, k.created.Add(f.ahead)
-		if f.swap {
+		if f.slash {
+			key.AccessKeyID, key.SecretAccessKey = "canary/secret+id", broker.NewSecret("id")
+		} else if f.swap {
 			key = broker.Material{AccessKeyID: k.secret, SecretAccessKey: broker.NewSecret(k.id)}
 		}
 		return nil
@@ -877,7 +880,9 @@ func TestRotateOfARenamedUser(t *testing.T) {
 func TestRotateOfASwappedAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newRotation(t)
-		w.iam.swap = true
+		w.iam.swap, w.iam.slash = true, true
+		w.refused(RotateOptions{}, "its answer has no access key id and secret that can be one")
+		w.iam.slash = false
 		w.refused(RotateOptions{}, "its answer has no access key id and secret that can be one") // and no canary
 		w.iam.swap = false
 		w.must(RotateOptions{})
@@ -1193,6 +1198,9 @@ func TestRotateOnceAtATime(t *testing.T) {
 		w.must(RotateOptions{Step: func(s string) {
 			if s == StepVerify {
 				w.refused(RotateOptions{}, "a rotation of a key is under way")
+				for _, err := range []error{w.kept().Forget(t.Context(), "work"), w.kept().Add(t.Context(), "work", "sealed", pairOf(idA, secretA), AddOptions{Replace: true})} {
+					wantFault(t, err, broker.KindUnavailable, "a rotation of a key is under way")
+				}
 				refused = true
 			}
 		}})
@@ -1218,6 +1226,21 @@ func TestRotateGivenUp(t *testing.T) {
 			t.Errorf("%v", r.Steps)
 		}
 		w.rotated()
+	})
+}
+
+// A key that was put in the place of the one that was looked at is not taken for it.
+func TestRotateOfAReplacedKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newRotation(t)
+		w.refused(RotateOptions{Step: func(s string) {
+			if err := w.kept().Update(t.Context(), "work", func(r *Record) error { r.Current = pairOf(idA, secretA); return nil }); s == StepMark && err != nil {
+				t.Error(err)
+			}
+		}}, "changed by somebody else")
+		if r := w.record(); !r.Creating.IsZero() || r.User != "" || w.iam.made != 1 {
+			t.Errorf("it is taken for one of %s, and %d keys were made", r.User, w.iam.made)
+		}
 	})
 }
 

@@ -48,7 +48,10 @@ type attempt struct {
 	claimed bool // likewise: somebody was told to open the browser
 }
 
-var errNobodyWaits = errors.New("nobody waits for the sign-in any more")
+var (
+	errNobodyWaits = errors.New("nobody waits for the sign-in any more")
+	errSignedOut   = errors.New("somebody logged out of it meanwhile")
+)
 
 // Begin starts an attempt to sign in to a session, in a browser on this machine or,
 // for device, wherever the person likes; while one runs, whichever it is, it joins

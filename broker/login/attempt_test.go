@@ -305,3 +305,28 @@ func TestRegistration(t *testing.T) {
 		}
 	})
 }
+
+// A sign-out ends the attempt that waits: what came of it would undo the sign-out.
+func TestSignOutEndsTheAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := newFake()
+		m := newManager(fake, Options{})
+		a, err := m.Begin(t.Context(), corp(), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.SignOut(t.Context(), corp()); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), "somebody logged out of it meanwhile") {
+			t.Errorf("the attempt: %v", err)
+		}
+		if next, err := m.Begin(t.Context(), corp(), true); err != nil || !next.First {
+			t.Errorf("the next attempt: %+v, %v", next, err)
+		} else if _, err := fake.Visit(next.URL, true); err != nil {
+			t.Error(err)
+		} else if err := next.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -234,13 +234,18 @@ func (m *Manager) Lock(ctx context.Context, closeVault func() error) error {
 
 const signOutTimeout = 5 * time.Second
 
-// SignOut forgets the session's tokens, in memory and in the vault, and tells AWS,
+// SignOut ends an attempt that waits for a person, forgets the session's tokens, in memory and in the vault, and tells AWS,
 // which ends the session there. The client registration stays. The error says what
 // could not be done; memory is forgotten whatever it says.
 //
 // The AWS CLI's token is not ours to remove. It is not used any more until the CLI
 // signs in again, or this process ends.
 func (m *Manager) SignOut(ctx context.Context, s Session) error {
+	m.mu.Lock()
+	if a := m.entryLocked(s.key()).attempt; a != nil { // what comes of it would undo this
+		a.cancel(errSignedOut)
+	}
+	m.mu.Unlock()
 	if err := m.lockDisk(ctx); err != nil {
 		return err
 	}

@@ -202,7 +202,8 @@ func (l local) Lock(ctx context.Context) (control.Custody, error) {
 	id.Identity, id.locked, id.problem = seal.Identity{}, true, "it was locked by stsbroker lock"
 	l.log.Info("custody is locked")
 	if lost != nil {
-		return control.Custody{}, lost
+		e := explain(lost)
+		return control.Custody{}, &control.Error{Kind: e.Kind, Message: "custody is locked, and " + e.Message}
 	}
 	return l.standingOfCustody(), nil
 }

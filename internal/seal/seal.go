@@ -195,7 +195,7 @@ func crowded(sealed []byte) bool {
 // and not in the words: it quotes what it read, which may never have been sealed.
 type damaged struct{ error }
 
-func (damaged) Error() string { return "it is damaged, or was cut short" }
+func (damaged) Error() string   { return "it is damaged, or was cut short" }
 func (d damaged) Unwrap() error { return d.error }
 
 func decrypt(sealed []byte, limit int64, ids ...age.Identity) ([]byte, error) {

@@ -14,8 +14,6 @@ import (
 	"strings"
 
 	"github.com/godbus/dbus/v5"
-
-	"github.com/stsbroker/stsbroker/internal/peer"
 )
 
 // ErrNone is the error where no bus is: in a system service, in a session over a
@@ -77,12 +75,12 @@ func served(c net.Conn, uid int) error {
 	if !ok {
 		return errors.New("it is no Unix socket")
 	}
-	who, err := peer.OfUnix(u)
+	who, err := servedBy(u)
 	if err != nil {
 		return fmt.Errorf("nobody knows who serves it: %w", err)
 	}
-	if who.UID != 0 && int64(who.UID) != int64(uid) {
-		return fmt.Errorf("user %d serves it, not user %d; check DBUS_SESSION_BUS_ADDRESS", who.UID, uid)
+	if who != 0 && int64(who) != int64(uid) {
+		return fmt.Errorf("user %d serves it, not user %d; check DBUS_SESSION_BUS_ADDRESS", who, uid)
 	}
 	return nil
 }
