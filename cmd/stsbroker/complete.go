@@ -86,7 +86,9 @@ func completeKept(g *globals) cobra.CompletionFunc {
 	return completeKey(g, inOurCustody)
 }
 
-func inOurCustody(k control.KeyInfo) bool { return k.Custody == custodySealed || k.Custody == custodyKeyring }
+func inOurCustody(k control.KeyInfo) bool {
+	return k.Custody == custodySealed || k.Custody == custodyKeyring
+}
 
 func completeKey(g *globals, which func(control.KeyInfo) bool) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {

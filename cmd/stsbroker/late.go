@@ -9,7 +9,9 @@ import (
 
 // lateStore is the lease store of a command that began with locked custody: in memory,
 // until what rests sealed can be read.
-type lateStore struct{ now atomic.Pointer[broker.LeaseStore] }
+type lateStore struct {
+	now atomic.Pointer[broker.LeaseStore]
+}
 
 func newLateStore(s broker.LeaseStore) *lateStore {
 	l := &lateStore{}
