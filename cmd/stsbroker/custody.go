@@ -195,7 +195,9 @@ func (l local) Lock(ctx context.Context) (control.Custody, error) {
 	}
 	lost := l.login.Lock(ctx, func() error {
 		l.vault.Lock()
-		l.leases.Lock()
+		if l.leases != nil {
+			l.leases.Lock()
+		}
 		return nil
 	})
 	id := &l.app.identity

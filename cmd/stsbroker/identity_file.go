@@ -281,14 +281,17 @@ func (a *app) sealed() *control.Sealed {
 	if a.leases == nil || a.vault.State() != vault.Open {
 		return nil
 	}
-	out := &control.Sealed{File: a.leasesFile(), Identity: a.identity.path, From: a.identity.from}
+	a.custody.Lock() // an unlock may be under way
+	id := a.identity
+	a.custody.Unlock()
+	out := &control.Sealed{File: a.leasesFile(), Identity: id.path, From: id.from}
 	unsaved, err := a.leases.Standing()
 	out.Unsaved = unsaved
 	if err != nil {
 		out.Error = err.Error()
 	}
 	// What cannot be looked at is not on the same disk any more: a key taken out.
-	out.SameDisk, _ = securefile.SameDisk(a.identity.path, a.state)
+	out.SameDisk, _ = securefile.SameDisk(id.path, a.state)
 	return out
 }
 
