@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -280,7 +281,7 @@ func environ(ts *testscript.TestScript) (env []string) {
 
 func haltCmd(ts *testscript.TestScript, _ bool, _ []string) {
 	w := of(ts)
-	ts.Check(w.daemon.Process.Signal(os.Interrupt))
+	ts.Check(w.daemon.Process.Signal(syscall.SIGTERM))
 	err := <-w.done
 	w.daemon = nil
 	if err != nil {
