@@ -130,9 +130,19 @@ func (b tab) click(t *testing.T, selector string) {
 // text is what the page shows, and where it is.
 func (b tab) text(t *testing.T) (text, at string) {
 	t.Helper()
-	b.do(t, http.MethodPost, "/execute/sync", map[string]any{"script": "return document.body.innerText", "args": []any{}}, &text)
+	b.do(t, http.MethodPost, "/execute/sync", map[string]any{"script": "return document.body ? document.body.innerText : ''", "args": []any{}}, &text)
 	b.do(t, http.MethodGet, "/url", nil, &at)
 	return text, at
+}
+
+// shows waits until the page says so: a click returns before the next page is there.
+func (b tab) shows(t *testing.T, want string) (text, at string) {
+	t.Helper()
+	for until := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if text, at = b.text(t); strings.Contains(text, want) || time.Now().After(until) {
+			return text, at
+		}
+	}
 }
 
 // TestSSOBrowser signs in with a real browser, by both ways, and comes back from what
@@ -153,14 +163,14 @@ func TestSSOBrowser(t *testing.T) {
 			t.Fatal(err)
 		}
 		browser.open(t, a.URL)
-		if text, _ := browser.text(t); !strings.Contains(text, "Allow stsbroker") {
+		if text, _ := browser.shows(t, "Allow stsbroker"); !strings.Contains(text, "Allow stsbroker") {
 			t.Fatalf("the page says %q", text)
 		}
 		browser.click(t, "#allow")
 		if err := a.Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if text, at := browser.text(t); !strings.Contains(text, "You are signed in. You may close this tab.") || !strings.HasPrefix(at, "http://127.0.0.1:") {
+		if text, at := browser.shows(t, "You are signed in. You may close this tab."); !strings.Contains(text, "You are signed in. You may close this tab.") || !strings.HasPrefix(at, "http://127.0.0.1:") {
 			t.Errorf("%s says %q", at, text)
 		}
 		if err := mint(m); err != nil {
@@ -179,7 +189,7 @@ func TestSSOBrowser(t *testing.T) {
 		if err := a.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), "it was refused in the browser") {
 			t.Error(err)
 		}
-		if text, _ := browser.text(t); !strings.Contains(text, "You are not signed in: it was refused in the browser.") {
+		if text, _ := browser.shows(t, "You are not signed in: it was refused in the browser."); !strings.Contains(text, "You are not signed in: it was refused in the browser.") {
 			t.Errorf("the page says %q", text)
 		}
 	})
@@ -192,7 +202,7 @@ func TestSSOBrowser(t *testing.T) {
 		}
 		browser.open(t, a.URL)
 		browser.click(t, "#allow")
-		if text, _ := browser.text(t); !strings.Contains(text, "Request approved") {
+		if text, _ := browser.shows(t, "Request approved"); !strings.Contains(text, "Request approved") {
 			t.Errorf("the page says %q", text)
 		}
 		if err := a.Wait(t.Context()); err != nil {
