@@ -22,6 +22,10 @@ type Options struct {
 	Access   Authorizer
 	Observer Observer
 	Rand     func() float64 // jitter, in [0, 1); nil for math/rand/v2
+
+	// Gate is asked before a set is handed out, with the event that tells of it; nil
+	// for none. Its error refuses the caller, who may ask again.
+	Gate func(Event) error
 }
 
 // Broker keeps the leases of all profiles. Its methods may be called from any
@@ -32,8 +36,10 @@ type Broker struct {
 	auth  Authorizer
 	obs   Observer
 	rand  func() float64
+	gate  func(Event) error
 
 	start   time.Time
+	ticked  atomic.Int64 // when Run last looked at the clocks, since start; 0: it does not run
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -60,7 +66,7 @@ type entry struct {
 // makes one must let [Broker.Run] return, which ends what the broker started.
 func New(o Options) *Broker {
 	b := &Broker{
-		keys: o.Keys, store: o.Store, auth: o.Access, obs: o.Observer, rand: o.Rand,
+		keys: o.Keys, store: o.Store, auth: o.Access, obs: o.Observer, rand: o.Rand, gate: o.Gate,
 		start: time.Now(), leases: map[Key]*lease{}, budgets: map[string]*budget{},
 	}
 	if b.rand == nil {
@@ -78,6 +84,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		b.life.Lock()
 		b.ended = true
 		b.life.Unlock()
+		b.ticked.Store(0)
 		b.cancel()
 		b.wg.Wait()
 	}()
@@ -85,6 +92,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	last := time.Now()
 	for {
+		b.ticked.Store(int64(time.Since(b.start)) + 1)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -115,10 +123,18 @@ func (b *Broker) Get(ctx context.Context, a Ask) (*Set, error) {
 	if set.received.After(now) { // it came while the caller waited
 		now = set.received
 	}
-	b.obs.Observe(Event{
+	served := Event{
 		Kind: EventServed, Profile: a.Profile, Caller: a.Caller, Generation: set.Generation,
+		KeyID: set.AccessKeyID, AccountID: set.AccountID, RoleARN: set.RoleARN, Expires: set.Expires,
 		Left: set.Left(now), Stale: l.stale.Load(),
-	})
+	}
+	if b.gate != nil {
+		if err := b.gate(served); err != nil {
+			return nil, b.refuse(a, &Error{Kind: KindUnavailable, Profile: a.Profile, Cause: err, Own: true,
+				Public: "profile " + a.Profile + ": credentials are held, and not handed out: " + err.Error()})
+		}
+	}
+	b.obs.Observe(served)
 	return set, nil
 }
 

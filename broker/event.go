@@ -25,7 +25,10 @@ type Event struct {
 	Caller     Caller        // Served, Refused
 	Action     string        // Minted, MintFailed
 	Region     string        // Minted, MintFailed
-	KeyID      string        // Minted: for the log, never for a label
+	KeyID      string        // Minted, Served: for logs, never for a label
+	AccountID  string        // likewise; "" when unknown
+	RoleARN    string        // likewise; "" for none
+	Expires    time.Time     // Minted, Served: the real end, on the issuer's clock
 	Generation uint64        // Minted, Served
 	Took       time.Duration // Minted, MintFailed: of the call alone
 	Left       time.Duration // Minted, Served, LoginSoon: time left; ClockStep: how far
@@ -45,4 +48,5 @@ type Stats struct {
 	SmallestLeft time.Duration      // of all leases that are kept fresh and hold a set
 	AnyHeld      bool               // whether SmallestLeft means anything
 	Budget       map[string]float64 // calls that could start now, by bucket
+	States       map[State]int      // profiles that are served or unservable; every state has its number
 }

@@ -26,6 +26,7 @@ type lease struct {
 	gone    atomic.Bool  // evicted, forgotten or no longer defined: never starts again
 	asked   atomic.Int64 // when a caller last asked, in seconds that the host was awake
 	fed     atomic.Int64 // when a lease that it feeds last asked, likewise
+	due     atomic.Int64 // when the loop will have moved on, since the broker's start; 0 while it waits
 	waiters atomic.Int32
 
 	nudge  chan struct{} // capacity 1: look again
@@ -143,7 +144,9 @@ func (l *lease) flightLocked() *flight {
 func (l *lease) loop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	defer l.idles()
 	for {
+		l.works(mintDeadline)
 		l.load()
 		l.mu.Lock()
 		act, wait := decide(l.viewLocked(time.Now()))
@@ -177,6 +180,7 @@ func (l *lease) loop() {
 			l.mu.Unlock()
 		}
 		timer.Reset(wait)
+		l.idles()
 		select {
 		case <-timer.C:
 		case <-l.nudge:

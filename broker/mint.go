@@ -13,6 +13,7 @@ import (
 // only what came since this try began.
 func (l *lease) mint(code Secret, strict bool) (*Set, *Error) {
 	s := l.spec.Load()
+	l.idles()
 	unlock := l.lockStore(s)
 	defer unlock()
 	if set := l.mintedElsewhere(s, strict); set != nil {
@@ -29,6 +30,7 @@ func (l *lease) mint(code Secret, strict bool) (*Set, *Error) {
 			return nil, l.failed(s, 0, err)
 		}
 		in.Code = code
+		l.works(deadline(s.Minter))
 		began := time.Now()
 		c, err := l.call(s, in)
 		took := time.Since(began)
@@ -55,6 +57,7 @@ func (l *lease) mint(code Secret, strict bool) (*Set, *Error) {
 			return nil, l.failed(s, took, e)
 		}
 		note = "STS no longer accepted the credentials of its source, so those were renewed first"
+		l.idles()
 		switch renewed, err := l.b.lease(s.parent).renewPast(l.ctx, signer, s.parent.deadline()); {
 		case err != nil:
 			return nil, l.failed(s, took, ofSource(s, err))
@@ -92,6 +95,7 @@ func (l *lease) renewPast(ctx context.Context, set *Set, patience time.Duration)
 
 // issued turns the answer into the lease's next set.
 func (l *lease) issued(s *spec, c Credentials, took time.Duration) (*Set, *Error) {
+	l.works(mintDeadline)
 	now := time.Now()
 	set := newSet(c, now, l.nextGeneration(), l.b.rand())
 	if !set.usable(now) {
@@ -106,7 +110,8 @@ func (l *lease) issued(s *spec, c Credentials, took time.Duration) (*Set, *Error
 		return nil, l.ended()
 	}
 	l.b.obs.Observe(Event{
-		Kind: EventMinted, Profile: s.Name, Action: s.Action, Region: regionOf(c, s), KeyID: c.AccessKeyID, Generation: set.Generation,
+		Kind: EventMinted, Profile: s.Name, Action: s.Action, Region: regionOf(c, s), Generation: set.Generation,
+		KeyID: c.AccessKeyID, AccountID: c.AccountID, RoleARN: c.RoleARN, Expires: c.Expires,
 		Took: took, Left: set.Left(now), Renewal: max(0, set.Left(now)-set.renewAt), Note: c.Note,
 	})
 	return set, nil
@@ -131,6 +136,7 @@ func joinNote(a, b string) string {
 // the set that does, nil where a key does, or nothing.
 func (l *lease) input(s *spec) (in MintInput, signer *Set, err error) {
 	for {
+		l.idles()
 		if s.parent != nil {
 			set, err := l.b.lease(s.parent).feed(l.ctx, s.parent.deadline())
 			if err != nil {
@@ -145,6 +151,7 @@ func (l *lease) input(s *spec) (in MintInput, signer *Set, err error) {
 			break // a place may take long in an outage: a source that ran out meanwhile is asked for again
 		}
 	}
+	l.works(mintDeadline)
 	if s.Parent.Key != "" {
 		m, err := l.b.keys.Key(l.ctx, s.Parent.Key)
 		if err != nil {

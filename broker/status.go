@@ -22,6 +22,9 @@ const (
 	StateLogin      State = "login-needed" // a person must log in, now or before what is held expires
 )
 
+// states are all of them.
+var states = [...]State{StateUnservable, StateIdle, StateMinting, StateFresh, StateRenewing, StateFailing, StateLapsed, StateError, StateLogin}
+
 // Status is how one profile stands at one moment. Durations are from then on.
 type Status struct {
 	Profile    string
@@ -37,6 +40,8 @@ type Status struct {
 	KeyID      string
 	Generation uint64
 	Left       time.Duration // until the real expiry; 0 when nothing is held
+	Life       time.Duration // that was granted, of what is held; 0 for nothing
+	Prefetch   bool          // it is minted without being asked for
 	Expiration string        // what clients are told, see [Set.Expiration]; "" when nothing is held
 	RenewIn    time.Duration // until the next renewal, or the next try; 0: now or never, see State
 	Failures   int           // in a row
@@ -69,7 +74,7 @@ func (b *Broker) StatusOf(profile string) (Status, bool) {
 
 func (b *Broker) status(e *entry) Status {
 	s := Status{
-		Profile: e.Name, State: StateIdle, Origin: e.Origin, Action: e.Action, Region: e.Region, Notes: e.Notes,
+		Profile: e.Name, State: StateIdle, Origin: e.Origin, Action: e.Action, Region: e.Region, Notes: e.Notes, Prefetch: e.Prefetch,
 	}
 	switch {
 	case e.Parent.Key != "":
@@ -115,7 +120,7 @@ func (b *Broker) status(e *entry) Status {
 		return s
 	}
 	s.AccountID, s.RoleARN, s.KeyID = set.AccountID, set.RoleARN, set.AccessKeyID
-	s.MintRegion = set.Region
+	s.MintRegion, s.Life = set.Region, set.Lifetime()
 	s.Generation, s.Left, s.Expiration = set.Generation, set.Left(now), set.Expiration()
 	if set.Note != "" {
 		s.Notes = append(slices.Clip(s.Notes), set.Note)
@@ -140,9 +145,18 @@ func (b *Broker) status(e *entry) Status {
 
 // Stats returns the gauges.
 func (b *Broker) Stats() Stats {
+	all := make(map[State]int, len(states))
+	for _, s := range states {
+		all[s] = 0
+	}
+	for _, e := range *b.profiles.Load() {
+		if !e.Hidden {
+			all[b.status(e).State]++
+		}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	st := Stats{Waiters: int(b.waiters.Load()), Budget: make(map[string]float64, len(b.budgets))}
+	st := Stats{Waiters: int(b.waiters.Load()), Budget: make(map[string]float64, len(b.budgets)), States: all}
 	now := time.Now()
 	for _, l := range b.leases {
 		set := l.set.Load()
