@@ -27,7 +27,8 @@ is a warning, because the others are.`,
 			a, findings, err := newApp(settings{place: p, log: zap.NewNop(), embedded: true, check: true})
 			findings = append(findings, p.checkIdentity()...)
 			if a != nil {
-				for _, p := range a.catalog.profiles {
+				catalog := a.now.Load().catalog
+				for _, p := range catalog.profiles {
 					if p.Hidden { // whom it feeds says what a person should know
 						continue
 					}
@@ -59,7 +60,7 @@ is a warning, because the others are.`,
 				return err
 			}
 			if !asJSON {
-				remark("%s in %s; %s, none that stops the start", count(len(a.catalog.profiles), "profile"), strings.Join(a.catalog.files, ", "), count(len(findings), "finding"))
+				remark("%s in %s; %s, none that stops the start", count(len(a.now.Load().catalog.profiles), "profile"), strings.Join(a.now.Load().catalog.files, ", "), count(len(findings), "finding"))
 			}
 			return nil
 		},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -97,6 +98,62 @@ func whoamiCommand(g *globals) *cobra.Command {
 	}
 	jsonFlag(c, &asJSON)
 	return c
+}
+
+func reloadCommand(g *globals) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "reload",
+		Short: "have the broker read stsbroker.yaml and the AWS files again",
+		Long: `reload has the running broker read stsbroker.yaml and the AWS files again. Profiles
+that are the same keep what they hold, and no request waits. If anything is wrong with
+the files, nothing changes, and the first fault is said with its place. SIGHUP does the same, and
+so does the broker itself when one of the files has changed.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := connect(cmd.Context(), g)
+			if err != nil {
+				return err
+			}
+			r, err := s.Reload(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(r)
+			}
+			changed := "none changed"
+			if len(r.Changed) > 0 {
+				changed = "changed: " + oneLine(strings.Join(r.Changed, ", "))
+			}
+			_, err = fmt.Printf("%s served; %s\n", count(r.Profiles, "profile"), changed)
+			return err
+		},
+	}
+	jsonFlag(c, &asJSON)
+	return c
+}
+
+func readyCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "ready",
+		Short: "succeed when every prefetched profile holds credentials, for probes",
+		Long: `ready exits with 0 when the broker runs and every profile that it mints ahead (prefetch,
+IMDS doors, files) holds credentials, else with 1 and a line that names those which do
+not. It asks the broker over the control socket, and STS nothing: fit for an exec probe.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := connect(cmd.Context(), g)
+			if err != nil {
+				return err
+			}
+			r, err := s.Ready(cmd.Context())
+			if err == nil && len(r.Waiting) > 0 {
+				err = fmt.Errorf("no credentials yet: %s; stsbroker status says why", oneLine(strings.Join(r.Waiting, ", ")))
+			}
+			return err
+		},
+	}
 }
 
 func versionCommand() *cobra.Command {

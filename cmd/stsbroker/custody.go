@@ -323,14 +323,14 @@ func (a *app) identityStands() error {
 }
 
 // siteOf is where STS is asked for a profile, or for a key that has none yet.
-func (a *app) siteOf(profile string) awssts.Site {
+func (a view) siteOf(profile string) awssts.Site {
 	if at, ok := a.catalog.sites[profile]; ok && profile != "" {
 		return at
 	}
 	return a.defaultSite()
 }
 
-func (a *app) defaultSite() awssts.Site {
+func (a view) defaultSite() awssts.Site {
 	return awssts.Site{Region: cmp.Or(a.catalog.region, "us-east-1")}
 }
 
@@ -345,17 +345,25 @@ func (l local) keyChanged(name, profile string) {
 // resign tells the broker whose the keys in custody are now: what was minted with the
 // key of one user is not another's.
 func (a *app) resign() {
-	held := a.kept.List()
-	profiles, changed := slices.Clone(a.catalog.profiles), false
+	a.changing.Lock()
+	defer a.changing.Unlock()
+	if profiles, changed := a.view().signed(); changed {
+		a.broker.Reload(profiles)
+	}
+}
+
+// signed are the profiles of v with the keys that are in custody now, and whether that
+// makes a difference. It is called under changing.
+func (v view) signed() (profiles []broker.Profile, changed bool) {
+	held := v.kept.List()
+	profiles = slices.Clone(v.catalog.profiles)
 	for i := range profiles {
 		p := &profiles[i]
-		if info, ok := heldKey(a.cfg, held, p.Parent.Key); ok && p.Signer != info.Lineage {
+		if info, ok := heldKey(v.cfg, held, p.Parent.Key); ok && p.Signer != info.Lineage {
 			p.Signer, changed = info.Lineage, true
 		}
 	}
-	if changed {
-		a.broker.Reload(profiles)
-	}
+	return profiles, changed
 }
 
 // RemoveKey implements control.Service.
@@ -453,7 +461,7 @@ func (l local) elsewhere(ctx context.Context, name string) error {
 
 // iam is a client of IAM for the issuer of the keys, made when one is needed: keys are
 // rotated a few times a year. Nothing of a key goes to AWS that is of another issuer.
-func (a *app) iam(key string) (*awsiam.Client, error) {
+func (a view) iam(key string) (*awsiam.Client, error) {
 	site := a.siteOfKey(key)
 	endpoint, sts := a.getenv(varEndpointIAM), cmp.Or(a.getenv(varEndpointURL), site.URL)
 	configured := a.cfg.STS.Endpoints[site.Region]
@@ -475,7 +483,7 @@ func (a *app) iam(key string) (*awsiam.Client, error) {
 }
 
 // siteOfKey is where STS is asked for a profile that the key signs for.
-func (a *app) siteOfKey(key string) awssts.Site {
+func (a view) siteOfKey(key string) awssts.Site {
 	i, _ := a.kept.Info(key)
 	for _, p := range a.catalog.profiles {
 		if p.Parent.Key == key || i.Profile != "" && p.Parent.Key == custody.ProfileKey(i.Profile) {
@@ -500,7 +508,7 @@ func (a *app) tidyKeys(ctx context.Context) error {
 			if i.Old == "" || i.DeleteAfter.IsZero() || time.Now().Before(i.DeleteAfter) {
 				continue
 			}
-			iam, err := a.iam(i.Name)
+			iam, err := a.view().iam(i.Name)
 			if err == nil {
 				_, err = a.kept.Tidy(ctx, i.Name, iam, time.Now())
 			}

@@ -91,7 +91,7 @@ func demo(ctx context.Context, once bool) (err error) {
 	if err := a.listen(ctx); err != nil {
 		return errors.Join(err, a.close())
 	}
-	out.print("the broker serves profile demo at %s, minting at a stand-in for STS at %s", a.urls[0], standIn.URL)
+	out.print("the broker serves profile demo at %s, minting at a stand-in for STS at %s", a.now.Load().urls[0], standIn.URL)
 	out.mu.Unlock()
 	done := make(chan error, 1)
 	go func() { done <- a.run(ctx) }()

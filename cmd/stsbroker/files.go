@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,7 +25,7 @@ import (
 
 // credentialSocket is the path of the socket that gives credentials, "" for none.
 // Without the kernel's word about its callers nobody could be served there.
-func (a *app) credentialSocket() string {
+func (a view) credentialSocket() string {
 	switch {
 	case a.cfg.Listen.Socket == socketOff || runtime.GOOS == "windows":
 		return ""
@@ -34,74 +36,141 @@ func (a *app) credentialSocket() string {
 }
 
 // credentialFiles tells the writers of credentials files what happens.
-type credentialFiles struct{ writers []*credfile.Writer }
+type credentialFiles struct {
+	writers atomic.Pointer[[]*credfile.Writer]
+}
 
 // Observe implements broker.Observer.
 func (c *credentialFiles) Observe(e broker.Event) {
-	for _, w := range c.writers {
-		w.Observe(e)
-	}
-}
-
-// keepCredentialFiles prepares the writers. They mint nothing of their own accord but
-// what is prefetched, and so is every profile that they have, unless a person is
-// needed for it. Their folders are this user's alone: in one that others may put files
-// into, they could get in the way.
-func (a *app) keepCredentialFiles() error {
-	for _, path := range leftovers(a.credentialsFile(FileConfig{Name: "x"})) { // of files that are configured no more
-		if credfile.IsOurs(path) && !slices.ContainsFunc(a.cfg.Files, func(f FileConfig) bool { return a.credentialsFile(f) == path }) {
-			if err := credfile.Sweep(path); err != nil {
-				return err
-			}
+	if writers := c.writers.Load(); writers != nil {
+		for _, w := range *writers {
+			w.Observe(e)
 		}
 	}
-	for _, f := range a.cfg.Files {
-		path := a.credentialsFile(f)
-		fault := func(err error) error { return fmt.Errorf("%s:%d: files.%s: %w", a.cfg.File, f.Line, f.Name, err) }
-		if err := securefile.MakeFolder(filepath.Dir(path)); err != nil {
-			return fault(err)
-		}
-		if err := credfile.Sweep(path); err != nil { // a dead broker's, before anything is minted
-			return fault(err)
-		}
-		for _, p := range f.Profiles {
-			a.prefetch(p)
-		}
-		w, err := credfile.New(credfile.File{Path: path, Profiles: f.Profiles}, a.broker, broker.Caller{Door: broker.DoorFile}, func(err error) {
-			a.log.Warn("credentials file", zap.String("file", path), zap.Error(err))
-		})
-		if err != nil {
-			return fault(err)
-		}
-		a.files.writers = append(a.files.writers, w)
-		a.serving = append(a.serving, w.Run)
-	}
-	return nil
 }
 
 // tokenCheck is how often a token file is looked at: its token may be due, the wall
 // clock may have moved, and somebody may have removed it.
 const tokenCheck = time.Minute
 
-// keepTokenFiles writes the token files, and env's of an earlier run: shells still
+// beginFiles takes up the files of an earlier run: those of env go on, since shells still
 // have their paths.
-func (a *app) keepTokenFiles() error {
-	a.ending = append(a.ending, func() error { return os.RemoveAll(a.tokenFolder()) })
-	if err := a.writeEnvTokens(); err != nil {
-		return err
+func (a *app) beginFiles() error {
+	a.crew.join(nil, func() error { return os.RemoveAll(a.tokenFolder()) })
+	return a.writeEnvTokens()
+}
+
+// writing is a file that the configuration wants kept up to date.
+type writing struct {
+	what   string // that tells it from any other, its path and all that is in it
+	writer *credfile.Writer
+	run    func(context.Context) error
+	end    func() error
+	member *member
+}
+
+// beginWriting prepares the files that v wants, and writes nothing that clients would
+// notice. Those that are kept already have no more than their name. Folders of files are
+// this user's alone: in one that others may put files into, they could get in the way.
+func (v view) beginWriting() (all []*writing, err error) {
+	if err := v.sweepCredentialFiles(); err != nil {
+		return nil, err
 	}
-	if err := a.sweepTokenFiles(); err != nil {
-		return err
-	}
-	for _, f := range a.cfg.TokenFiles {
-		k := tokenFile{app: a, TokenFileConfig: f, path: a.tokenFile(f)}
-		if err := k.begin(); err != nil {
-			return fmt.Errorf("%s:%d: token_files.%s: %w", a.cfg.File, f.Line, f.Name, err)
+	for _, f := range v.cfg.Files {
+		path := v.credentialsFile(f)
+		w := &writing{what: fmt.Sprintf("credentials %q %q", path, f.Profiles)}
+		all = append(all, w)
+		if v.written[w.what] != nil {
+			continue
 		}
-		a.serving = append(a.serving, k.run)
-		a.ending = append(a.ending, k.remove)
+		fault := func(err error) error { return fmt.Errorf("%s:%d: files.%s: %w", v.cfg.File, f.Line, f.Name, err) }
+		if err := securefile.MakeFolder(filepath.Dir(path)); err != nil {
+			return nil, fault(err)
+		}
+		if !v.writes(path) {
+			if err := credfile.Sweep(path); err != nil { // a dead broker's, before anything is minted
+				return nil, fault(err)
+			}
+		}
+		w.writer, err = credfile.New(credfile.File{Path: path, Profiles: f.Profiles}, v.broker, broker.Caller{Door: broker.DoorFile}, func(err error) {
+			v.log.Warn("credentials file", zap.String("file", path), zap.Error(err))
+		})
+		if err != nil {
+			return nil, fault(err)
+		}
+		w.run = w.writer.Run
 	}
-	return nil
+	if err := v.sweepTokenFiles(); err != nil {
+		return nil, err
+	}
+	for _, f := range v.cfg.TokenFiles {
+		k := tokenFile{app: v.app, TokenFileConfig: f, path: v.tokenFile(f)}
+		k.Line = 0
+		uid := int64(-1)
+		if f.UID != nil {
+			uid = int64(*f.UID)
+		}
+		w := &writing{what: fmt.Sprintf("token %q %q %q %d", k.path, f.Name, f.Profiles, uid)}
+		all = append(all, w)
+		if v.written[w.what] != nil {
+			continue
+		}
+		if err := k.judge(); err != nil {
+			return nil, fmt.Errorf("%s:%d: token_files.%s: %w", v.cfg.File, f.Line, f.Name, err)
+		}
+		w.run, w.end = k.run, k.remove
+	}
+	return all, nil
+}
+
+// writes reports whether a credentials file at path is kept now.
+func (a *app) writes(path string) bool {
+	for what := range a.written {
+		if strings.HasPrefix(what, fmt.Sprintf("credentials %q ", path)) {
+			return true
+		}
+	}
+	return false
+}
+
+// keepWriting lets go of the files that are wanted no more, and begins with the new ones.
+func (v view) keepWriting(all []*writing) (err error) {
+	wanted := map[string]bool{}
+	for _, w := range all {
+		wanted[w.what] = true
+	}
+	for what, w := range v.written {
+		if !wanted[what] {
+			delete(v.written, what)
+			err = errors.Join(err, w.member.leave())
+		}
+	}
+	var names []string
+	for _, f := range v.cfg.TokenFiles {
+		names = append(names, f.Name)
+	}
+	v.tokens.EndFiles(names)
+	for _, w := range all {
+		if v.written[w.what] == nil {
+			v.written[w.what] = w
+		}
+	}
+	var writers []*credfile.Writer
+	for _, w := range v.written {
+		if w.writer != nil {
+			writers = append(writers, w.writer)
+		}
+	}
+	v.files.writers.Store(&writers) // before they run, so that they miss nothing
+	for _, w := range v.written {
+		if w.member == nil {
+			w.member = v.crew.join(w.run, w.end)
+		}
+	}
+	for _, f := range v.cfg.TokenFiles {
+		err = errors.Join(err, tokenFile{app: v.app, TokenFileConfig: f, path: v.tokenFile(f)}.write())
+	}
+	return err
 }
 
 func (a *app) writeEnvTokens() error {
@@ -119,7 +188,7 @@ func (a *app) tokensKnown() bool { return a.tokens.Locked() == nil }
 // writeTokenFiles brings them all up to date, when tokens have become known.
 func (a *app) writeTokenFiles() error {
 	err := a.writeEnvTokens()
-	for _, f := range a.cfg.TokenFiles {
+	for _, f := range a.now.Load().cfg.TokenFiles {
 		err = errors.Join(err, tokenFile{app: a, TokenFileConfig: f, path: a.tokenFile(f)}.write())
 	}
 	return err
@@ -127,14 +196,26 @@ func (a *app) writeTokenFiles() error {
 
 // sweepTokenFiles removes what a broker that was killed left in the default folder for
 // files that are configured no more.
-func (a *app) sweepTokenFiles() (err error) {
+func (a view) sweepTokenFiles() (err error) {
 	for _, path := range leftovers(a.tokenFile(TokenFileConfig{Name: "x"})) {
-		k := tokenFile{app: a, path: path}
+		k := tokenFile{app: a.app, path: path}
 		if !slices.ContainsFunc(a.cfg.TokenFiles, func(f TokenFileConfig) bool { return a.tokenFile(f) == path }) && k.problem() == "" {
 			err = errors.Join(err, os.Remove(path))
 		}
 	}
 	return err
+}
+
+// sweepCredentialFiles does that for credentials files.
+func (a view) sweepCredentialFiles() error {
+	for _, path := range leftovers(a.credentialsFile(FileConfig{Name: "x"})) {
+		if credfile.IsOurs(path) && !a.writes(path) && !slices.ContainsFunc(a.cfg.Files, func(f FileConfig) bool { return a.credentialsFile(f) == path }) {
+			if err := credfile.Sweep(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // leftovers are the files in the folder of path.
@@ -166,7 +247,8 @@ type tokenFile struct {
 	path string
 }
 
-func (k tokenFile) begin() error {
+// judge says why the file cannot be kept, and makes the folder of one that has the usual place.
+func (k tokenFile) judge() error {
 	if k.UID != nil && !k.bind {
 		return errors.New("uid cannot be had here, where the kernel does not tell which user connects; remove it")
 	}
@@ -178,7 +260,8 @@ func (k tokenFile) begin() error {
 	} else if err := securefile.CheckFolders(folder); err != nil { // a service of another user may have to look into it
 		return err
 	}
-	return k.write()
+	_, err := k.held()
+	return err
 }
 
 // held is what the file holds. It is an error when that is no token of stsbroker's:

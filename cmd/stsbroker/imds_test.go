@@ -10,16 +10,18 @@ import (
 
 // Kept fresh is what an IMDS door serves, and nothing that a person must give a code for.
 func TestPrefetchOfIMDS(t *testing.T) {
-	a := &app{catalog: catalog{profiles: []broker.Profile{{Name: "app"}, {Name: "locked", MFA: "GAHT12345678"}, {Name: "other"}, {Name: "asked", Prefetch: true}}}}
-	a.prefetch("app")
-	a.prefetch("locked")
+	cfg := &Config{Listen: ListenConfig{IMDS: []IMDSConfig{{Profile: "app"}, {Profile: "locked"}}}, Files: []FileConfig{{Profiles: []string{"filed"}}}}
+	v := view{&app{}, &setup{cfg: cfg, catalog: catalog{profiles: []broker.Profile{
+		{Name: "app"}, {Name: "locked", MFA: "GAHT12345678"}, {Name: "other"}, {Name: "asked", Prefetch: true}, {Name: "filed"},
+	}}}}
+	v.prefetch()
 	var got []string
-	for _, p := range a.catalog.profiles {
+	for _, p := range v.catalog.profiles {
 		if p.Prefetch {
 			got = append(got, p.Name)
 		}
 	}
-	if strings.Join(got, " ") != "app asked" {
+	if strings.Join(got, " ") != "app asked filed" {
 		t.Errorf("prefetched are %v", got)
 	}
 }

@@ -27,7 +27,8 @@ type place struct {
 	system  bool
 	home    string
 	getenv  func(string) string // "" for everything under --system
-	config  string              // stsbroker.yaml; "" when there is none
+	config  string              // stsbroker.yaml, as it was named; "" for the usual place
+	usual   string              // that place, where a file need not be
 	state   string              // folder, 0700
 	runtime string              // folder, 0700, of the control socket
 	control string              // the socket
@@ -102,7 +103,7 @@ func findPlace(g *globals, system bool) (place, error) {
 		}
 		p.home = "/nonexistent"
 		p.state, p.runtime = "/var/lib/stsbroker", "/run/stsbroker"
-		p.config = "/etc/stsbroker/stsbroker.yaml"
+		p.usual = "/etc/stsbroker/stsbroker.yaml"
 	} else {
 		home, err := os.UserHomeDir()
 		if err != nil {
@@ -110,7 +111,7 @@ func findPlace(g *globals, system bool) (place, error) {
 		}
 		p.home = home
 		configs, states := p.folders()
-		p.config = filepath.Join(configs, "stsbroker", "stsbroker.yaml")
+		p.usual = filepath.Join(configs, "stsbroker", "stsbroker.yaml")
 		p.state = filepath.Join(states, "stsbroker")
 		p.runtime = filepath.Join(p.state, "run")
 		if dir := p.getenv("XDG_RUNTIME_DIR"); dir != "" && filepath.IsAbs(dir) {
@@ -126,12 +127,19 @@ func findPlace(g *globals, system bool) (place, error) {
 		p.config = g.config
 	case p.getenv("STSBROKER_CONFIG") != "":
 		p.config = p.getenv("STSBROKER_CONFIG")
-	default:
-		if _, err := os.Lstat(p.config); errors.Is(err, fs.ErrNotExist) {
-			p.config = ""
-		}
 	}
 	return p, nil
+}
+
+// configFile is stsbroker.yaml, "" when there is none.
+func (p place) configFile() string {
+	if p.config != "" || p.usual == "" {
+		return p.config
+	}
+	if _, err := os.Lstat(p.usual); errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	return p.usual
 }
 
 // ownEnvironment hides what env and exec set: in a shell that has it, the broker is

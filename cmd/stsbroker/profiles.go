@@ -72,14 +72,17 @@ type cataloguer struct {
 	embedded bool // for one command
 	out      catalog
 
-	seeds map[SeedConfig]*custody.SeedSource
+	seeds map[SeedConfig]*custody.SeedSource // those from before a reload go on: they know which codes are used up
 
 	aliases map[string]string // by profile: which one its credential_process asks us for
 }
 
 func (c *cataloguer) build() catalog {
 	c.out = catalog{keys: custody.Set{}, settings: map[string]error{}, sites: map[string]awssts.Site{}, sessions: map[string]string{}, signIns: map[string]login.Session{}, region: c.region(""), roles: map[string][]string{}}
-	c.aliases, c.seeds = map[string]string{}, map[SeedConfig]*custody.SeedSource{}
+	c.aliases = map[string]string{}
+	if c.seeds == nil {
+		c.seeds = map[SeedConfig]*custody.SeedSource{}
+	}
 	for _, k := range c.cfg.Keys {
 		switch k.Custody {
 		case custodySealed, custodyKeyring:

@@ -168,7 +168,7 @@ func (c *cataloguer) askedOfUs(p awsconfig.Profile) (target string, ok bool) {
 	}
 	asked, ok := process.AskedOfSelf(p.Process.Command, c.self)
 	ours := func(option, own string) bool { return option == "" || filepath.Clean(c.expand(option)) == own }
-	if !ok || !ours(asked.Socket, c.control) || !ours(asked.Config, c.config) {
+	if !ok || !ours(asked.Socket, c.control) || !ours(asked.Config, c.cfg.File) {
 		return "", false
 	}
 	return asked.Profile, true

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -72,12 +74,34 @@ func (a *app) daemon(ctx context.Context, findings []Finding) (err error) {
 		return errors.Join(err, a.close())
 	}
 	a.greet(findings)
+	a.crew.join(a.hearHangups, nil)
 	return a.run(ctx)
+}
+
+// hearHangups reads the configuration again at each SIGHUP. A terminal that was closed
+// sends one too, and ends the broker that was started there.
+func (a *app) hearHangups(ctx context.Context) error {
+	onTerminal := isTerminal(os.Stderr)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hup:
+		}
+		if onTerminal && !isTerminal(os.Stderr) {
+			return exitStatus(128 + int(syscall.SIGHUP))
+		}
+		_, _ = a.reload(ctx) // it logs what is wrong
+	}
 }
 
 // greet tells a person what is served, what is not and why, and what to paste
 // next; a log file gets the same as entries.
 func (a *app) greet(findings []Finding) {
+	now := a.now.Load()
 	if !isTerminal(os.Stderr) {
 		for _, f := range findings {
 			a.log.Warn(f.Text, zap.String("file", f.File), zap.Int("line", f.Line))
@@ -87,16 +111,16 @@ func (a *app) greet(findings []Finding) {
 				a.log.Warn("unservable", zap.String("profile", s.Profile), zap.String("reason", s.Reason))
 			}
 		}
-		a.log.Info("serving", zap.Strings("container", a.urls), zap.Strings("imds", a.imdsURLs()), zap.String("control", a.control), zap.Strings("skipped", a.skipped),
+		a.log.Info("serving", zap.Strings("container", now.urls), zap.Strings("imds", now.imdsURLs()), zap.String("control", a.control), zap.Strings("skipped", now.skipped),
 			zap.String("version", buildVersion()), zap.Strings("environment", a.changed()))
 		return
 	}
 	w, c := os.Stderr, painter(os.Stderr)
-	fmt.Fprintf(w, "%s serves %s\n", c.bold("stsbroker "+buildVersion()), strings.Join(a.urls, " and "))
-	for _, l := range a.imds {
+	fmt.Fprintf(w, "%s serves %s\n", c.bold("stsbroker "+buildVersion()), strings.Join(now.urls, " and "))
+	for _, l := range now.imds {
 		fmt.Fprintf(w, "IMDS of %s at %s\n", oneLine(l.Profile), l.URL)
 	}
-	for _, s := range a.skipped {
+	for _, s := range now.skipped {
 		fmt.Fprintln(w, c.dim("  "+oneLine(s)))
 	}
 	if changed := a.changed(); len(changed) > 0 {
@@ -129,8 +153,8 @@ func (a *app) greet(findings []Finding) {
 	fmt.Fprintf(w, "next, in another shell:  %s\n", c.bold(fmt.Sprintf(`eval "$(%s env %s)"`, ownName(), shQuote(paste))))
 }
 
-func (a *app) imdsURLs() (urls []string) {
-	for _, l := range a.imds {
+func (s *setup) imdsURLs() (urls []string) {
+	for _, l := range s.imds {
 		urls = append(urls, l.URL)
 	}
 	return urls

@@ -23,7 +23,7 @@ const commandPatience = 50 * time.Second
 
 // local is the control.Service of one caller, in this process.
 type local struct {
-	*app
+	view
 	who broker.Caller
 }
 
@@ -49,12 +49,12 @@ func (a *app) caller(r *http.Request) (control.Service, error) {
 	if err := a.tokens.Authorize(r.Context(), who, ""); err != nil {
 		return nil, refused(err)
 	}
-	return local{a, who}, nil
+	return local{a.view(), who}, nil
 }
 
 // self is the Service of this very process.
 func (a *app) self() control.Service {
-	return local{a, broker.Caller{Door: broker.DoorControl, Peer: broker.NewPeer(uint32(os.Getuid()), int32(os.Getpid()))}}
+	return local{a.view(), broker.Caller{Door: broker.DoorControl, Peer: broker.NewPeer(uint32(os.Getuid()), int32(os.Getpid()))}}
 }
 
 // explain turns the domain's error into one for the other end of the socket.
@@ -79,7 +79,7 @@ func (l local) ask(profile string) (broker.Ask, error) {
 		return a, &control.Error{Kind: "config", Profile: profile, Message: reason.Error()}
 	}
 	if _, known := l.definition(profile); !known {
-		return a, &control.Error{Kind: "forbidden", Profile: profile, Message: "there is no profile " + profile + didYouMean(profile, l.names()) + "; stsbroker status lists them all (one that was added since the broker was started needs a restart)"}
+		return a, &control.Error{Kind: "forbidden", Profile: profile, Message: "there is no profile " + profile + didYouMean(profile, l.names()) + "; stsbroker status lists them all (one that was added since the broker read its configuration: stsbroker reload)"}
 	}
 	return a, nil
 }
@@ -147,7 +147,10 @@ func (l local) Status(_ context.Context, profile string) (control.Status, error)
 	out := control.Status{
 		Version: buildVersion(), PID: os.Getpid(), Started: l.started, Container: l.urls, IMDS: l.imds, Changed: l.changed(),
 		Lame: []control.Region{}, Profiles: []control.Profile{}, Socket: l.socket, TokenFiles: []control.File{}, Files: []control.File{}, Sealed: l.sealed(),
-		Custody: l.vault.State().String(), Problem: l.lockedBy(),
+		Custody: l.vault.State().String(), Problem: l.lockedBy(), Config: l.cfg.File, Loaded: l.loaded,
+	}
+	if f := l.failure.Load(); f != nil {
+		out.Failed = f.why
 	}
 	for _, f := range l.cfg.TokenFiles {
 		k := tokenFile{app: l.app, TokenFileConfig: f, path: l.tokenFile(f)}
@@ -186,8 +189,21 @@ func statusOf(s broker.Status) control.Profile {
 	return control.Profile{
 		Name: s.Profile, State: string(s.State), Origin: s.Origin, Action: s.Action, Source: s.Source, Region: s.Region,
 		MintRegion: s.MintRegion, MFA: s.MFA, AccountID: s.AccountID, RoleARN: s.RoleARN, KeyID: s.KeyID, Generation: s.Generation, Left: s.Left.Seconds(),
-		RenewIn: s.RenewIn.Seconds(), Failures: s.Failures, LastError: s.LastError, Reason: s.Reason, Notes: s.Notes, Expiration: s.Expiration,
+		Granted: s.Life.Seconds(), Prefetch: s.Prefetch, RenewIn: s.RenewIn.Seconds(), Failures: s.Failures, LastError: s.LastError, Reason: s.Reason, Notes: s.Notes, Expiration: s.Expiration,
 	}
+}
+
+// Reload implements control.Service.
+func (l local) Reload(ctx context.Context) (control.Reloaded, error) {
+	if l.embedded {
+		return control.Reloaded{}, errNoDaemon{l.control}
+	}
+	return l.app.reload(context.WithoutCancel(ctx)) // whoever asked may hang up
+}
+
+// Ready implements control.Service.
+func (l local) Ready(context.Context) (control.Readiness, error) {
+	return control.Readiness{Waiting: append([]string{}, l.broker.Ready()...)}, nil
 }
 
 // Credentials implements control.Service.
@@ -362,7 +378,7 @@ func connect(ctx context.Context, g *globals) (*control.Client, error) {
 	paths := []string{p.control, "/run/stsbroker/control.sock"}
 	if g.socket != "" {
 		paths = paths[:1]
-	} else if cfg, _ := loadConfig(p.config); cfg != nil && cfg.Listen.Control != "" {
+	} else if cfg, _ := loadConfig(p.configFile()); cfg != nil && cfg.Listen.Control != "" {
 		paths = []string{cfg.Listen.Control}
 	}
 	for _, path := range paths {

@@ -10,8 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,7 +32,6 @@ import (
 	"github.com/stsbroker/stsbroker/internal/control"
 	"github.com/stsbroker/stsbroker/internal/peer"
 	"github.com/stsbroker/stsbroker/internal/securefile"
-	"github.com/stsbroker/stsbroker/metadata"
 	"github.com/stsbroker/stsbroker/metadata/listen"
 )
 
@@ -40,11 +39,9 @@ import (
 // command. Build it with newApp, open its doors, run it.
 type app struct {
 	place
-	cfg      *Config
-	catalog  catalog
+	settings settings
 	log      *zap.Logger
 	observer *observe.Observer
-	sts      *awssts.STS
 	tokens   *access.Tokens
 	broker   *broker.Broker
 	leases   *sealedfile.Store // nil: of an embedded broker
@@ -59,15 +56,42 @@ type app struct {
 	embedded bool
 	bind     bool // whether the kernel tells who connects over TCP
 
-	minted  *quiet
+	minted    *quiet
+	files     *credentialFiles
+	observing all // everybody who is told of events
+	imdsKeys  func() []broker.Secret
+	crew      crew
+
+	// A reload replaces what now points to, whole; who works with it takes it once.
+	now      atomic.Pointer[setup]
+	changing sync.Mutex // of now, of the broker's profiles, and of what follows
+	seeds    map[SeedConfig]*custody.SeedSource
+	mints    *member // the STS of now
+	doors    []*door
+	written  map[string]*writing // files that are kept up to date, by what
+	failure  atomic.Pointer[reloadFailure]
+}
+
+// setup is what the configuration and the AWS files say, read at one moment.
+type setup struct {
+	cfg     *Config
+	catalog catalog
+	sts     *awssts.STS
+	loaded  time.Time
+
 	skipped []string // listeners that this host cannot have
 	urls    []string // of the container door
 	socket  string   // the one that gives credentials; "" for none
 	imds    []control.IMDS
-	files   *credentialFiles
-	serving []func(context.Context) error
-	ending  []func() error // what takes away what was opened and written, in the order of its making
 }
+
+// view is a broker as one call, or one reload, sees it from its beginning to its end.
+type view struct {
+	*app
+	*setup
+}
+
+func (a *app) view() view { return view{a, a.now.Load()} }
 
 // settings are what differs between the daemon, an embedded broker and demo.
 type settings struct {
@@ -84,45 +108,29 @@ type settings struct {
 // newApp reads the configuration and builds the broker. It opens no socket and
 // calls nobody. The findings are complete even with an error.
 func newApp(s settings) (*app, []Finding, error) {
-	cfg, findings := loadConfig(s.config)
-	if hasErrors(findings) {
-		return nil, findings, errors.New("the configuration has errors")
+	a := &app{
+		place: s.place, settings: s, log: s.log, started: time.Now(), embedded: s.embedded && !s.check, minted: &quiet{}, files: &credentialFiles{},
+		seeds: map[SeedConfig]*custody.SeedSource{}, written: map[string]*writing{},
 	}
-	if s.imds != "" {
-		cfg.Listen.IMDS = append(cfg.Listen.IMDS, IMDSConfig{Address: "127.0.0.1:0", Profile: s.imds})
-	}
-	if cfg.Listen.Control != "" && s.control == filepath.Join(s.runtime, "control.sock") {
-		s.control = cfg.Listen.Control
-	}
-	if s.system && !cfg.Listen.MetricsGiven && !s.embedded {
-		cfg.Listen.Metrics = "127.0.0.1:9171"
-	}
-	writes := !s.embedded || s.keeps
-	a := &app{place: s.place, cfg: cfg, log: s.log, started: time.Now(), embedded: s.embedded && !s.check, minted: &quiet{}, imds: []control.IMDS{}}
-	var err error
-	if a.sts, err = newSTS(a.place, cfg, func(h awssts.Health) { a.observer.Region(h.Region, h.Lame, h.Why) }); err != nil {
+	cfg, findings, err := a.configure()
+	if err != nil {
 		return nil, findings, err
 	}
+	if cfg.Listen.Control != "" && a.control == filepath.Join(a.runtime, "control.sock") {
+		a.control = cfg.Listen.Control
+	}
+	writes := !s.embedded || s.keeps
 	if err := a.openCustody(writes && !s.check); err != nil {
 		return nil, findings, err
 	}
 	if a.login, err = a.newLogin(); err != nil {
 		return nil, findings, err
 	}
-	a.catalog = a.read()
-	findings = append(findings, a.catalog.findings...)
-	if hasErrors(findings) {
-		return nil, findings, errors.New("the configuration has errors")
+	now, more, err := a.prepare(cfg, nil)
+	if findings = append(findings, more...); err != nil {
+		return nil, findings, err
 	}
-	if s.demo || s.embedded { // now that all was checked
-		own := ListenConfig{Container: loopbackDoor("127.0.0.1:0"), Socket: socketOff}
-		for _, l := range cfg.Listen.IMDS {
-			if l.Line == 0 {
-				own.IMDS = append(own.IMDS, l)
-			}
-		}
-		cfg.Listen, cfg.TokenFiles, cfg.Files = own, nil, nil
-	}
+	a.now.Store(now)
 	if !writes {
 		a.tokens = access.Memory()
 	} else if a.tokens, err = access.Open(a.state, a.vault); err != nil {
@@ -135,18 +143,74 @@ func newApp(s settings) (*app, []Finding, error) {
 	if err != nil {
 		return nil, findings, errors.Join(err, a.tokens.Close())
 	}
+	a.imdsKeys = newIMDSKeys(a.tokens)
 	a.observer = observe.New(s.log, func() broker.Stats { return a.broker.Stats() })
-	a.files = &credentialFiles{}
-	observers := all{a.observer, a.minted, a.files, a.tokens}
+	a.observing = all{a.observer, a.minted, a.files, a.tokens}
 	if !s.embedded && !s.system && !cfg.NotifyOff {
-		a.notifier = notify.New(notify.Options{Getenv: a.getenv, Show: a.catalog.shown, Failed: func(err error) { s.log.Info("nobody can be notified of logins", zap.Error(err)) }})
-		observers = append(observers, a.notifier)
+		a.notifier = notify.New(notify.Options{
+			Getenv: a.getenv, Show: func(profile string) string { return a.now.Load().catalog.shown(profile) },
+			Failed: func(err error) { s.log.Info("nobody can be notified of logins", zap.Error(err)) },
+		})
+		a.observing = append(a.observing, a.notifier)
 	}
 	if s.watch != nil {
-		observers = append(observers, s.watch)
+		a.observing = append(a.observing, s.watch)
 	}
-	a.broker = broker.New(broker.Options{Keys: a.catalog.keys, Store: store, Access: a.tokens, Observer: observers})
+	a.broker = broker.New(broker.Options{Keys: currentKeys{a}, Store: store, Access: a.tokens, Observer: a.observing})
 	return a, findings, nil
+}
+
+// currentKeys are those of the configuration as it is now.
+type currentKeys struct{ *app }
+
+// Key implements broker.Keys.
+func (k currentKeys) Key(ctx context.Context, name string) (broker.Material, error) {
+	return k.now.Load().catalog.keys.Key(ctx, name)
+}
+
+// configure reads stsbroker.yaml, and what the kind of broker makes of it.
+func (a *app) configure() (*Config, []Finding, error) {
+	cfg, findings := loadConfig(a.configFile())
+	if hasErrors(findings) {
+		return nil, findings, errors.New("the configuration has errors")
+	}
+	if a.settings.imds != "" {
+		cfg.Listen.IMDS = append(cfg.Listen.IMDS, IMDSConfig{Address: "127.0.0.1:0", Profile: a.settings.imds})
+	}
+	if a.system && !cfg.Listen.MetricsGiven && !a.settings.embedded {
+		cfg.Listen.Metrics = "127.0.0.1:9171"
+	}
+	return cfg, findings, nil
+}
+
+// prepare makes a setup of a configuration and of the AWS files, and changes nothing.
+// before is the one that it is to take the place of, nil for none: what is the same in
+// both goes on.
+func (a *app) prepare(cfg *Config, before *setup) (*setup, []Finding, error) {
+	s := &setup{cfg: cfg, loaded: time.Now(), imds: []control.IMDS{}}
+	if before != nil && reflect.DeepEqual(before.cfg.STS, cfg.STS) {
+		s.sts = before.sts
+	} else {
+		var err error
+		if s.sts, err = newSTS(a.place, cfg, func(h awssts.Health) { a.observer.Region(h.Region, h.Lame, h.Why) }); err != nil {
+			return nil, nil, err
+		}
+	}
+	v := view{a, s}
+	s.catalog = v.read()
+	if hasErrors(s.catalog.findings) {
+		return nil, s.catalog.findings, errors.New("the configuration has errors")
+	}
+	if a.settings.demo || a.settings.embedded { // now that all was checked
+		own := ListenConfig{Container: loopbackDoor("127.0.0.1:0"), Socket: socketOff}
+		for _, l := range cfg.Listen.IMDS {
+			if l.Line == 0 {
+				own.IMDS = append(own.IMDS, l)
+			}
+		}
+		cfg.Listen, cfg.TokenFiles, cfg.Files = own, nil, nil
+	}
+	return s, s.catalog.findings, nil
 }
 
 func newSTS(p place, cfg *Config, changed func(awssts.Health)) (*awssts.STS, error) {
@@ -168,7 +232,7 @@ func newSTS(p place, cfg *Config, changed func(awssts.Health)) (*awssts.STS, err
 }
 
 // read takes the profiles from the AWS files and the configuration.
-func (a *app) read() catalog {
+func (a view) read() catalog {
 	var files awsconfig.Files
 	if !a.system {
 		files = awsconfig.DefaultFiles(a.getenv, a.home)
@@ -193,7 +257,7 @@ func (a *app) read() catalog {
 			own = append(own, ap)
 		}
 	}
-	c := cataloguer{place: a.place, cfg: a.cfg, aws: aws, files: files, sts: a.sts, kept: a.kept, held: held, login: a.login, opensState: a.opensState, self: self, own: own, embedded: a.embedded}
+	c := cataloguer{place: a.place, seeds: a.seeds, cfg: a.cfg, aws: aws, files: files, sts: a.sts, kept: a.kept, held: held, login: a.login, opensState: a.opensState, self: self, own: own, embedded: a.embedded}
 	var names []string
 	for _, p := range aws.Profiles {
 		names = append(names, p.Name)
@@ -206,114 +270,13 @@ func (a *app) read() catalog {
 	return out
 }
 
-// listen opens the doors that the configuration wants, and writes the files that
-// lead to them. The profiles come last: all that may be taken by somebody else is
-// taken before anything is minted.
-func (a *app) listen(ctx context.Context) error {
-	a.bind = testPeer(a.log)
-	if err := a.listenContainer(ctx); err != nil {
-		return err
-	}
-	if err := a.listenIMDS(ctx); err != nil {
-		return err
-	}
-	if a.cfg.Listen.Metrics != "" {
-		if err := a.door(ctx, metadata.Guard("metrics", onlyMetrics(a.observer), a.observer, a.observer), []string{a.cfg.Listen.Metrics}, nil); err != nil {
-			return err
-		}
-	}
-	if !a.embedded { // the files in these places are a daemon's, which may be about to start
-		if err := a.keepCredentialFiles(); err != nil {
-			return err
-		}
-		if err := a.keepTokenFiles(); err != nil {
-			return err
-		}
-	}
-	if len(a.catalog.signIns) > 0 {
-		if err := a.login.Reload(ctx); err != nil {
-			a.log.Warn("sign-in to IAM Identity Center", zap.Error(err))
-		}
-	}
-	a.broker.Reload(a.catalog.profiles)
-	if !a.embedded { // what was in use goes on being renewed
-		a.broker.Resume()
-	}
-	return nil
-}
-
-// listenContainer opens the container door: over TCP, where callers show a token or,
-// at addresses that are told so, are known by the kernel's word, and on a socket,
-// where they always are.
-func (a *app) listenContainer(ctx context.Context) error {
-	door := func(t *metadata.Tokenless) http.Handler {
-		return metadata.NewContainer(metadata.Container{
-			Source: a.broker, Tokens: a.tokens, Roles: func(arn string) []string { return a.catalog.roles[arn] }, Requests: a.observer, Observer: a.observer, Tokenless: t,
-		})
-	}
-	if err := a.door(ctx, door(nil), a.cfg.Listen.tokened(), &a.urls); err != nil {
-		return err
-	}
-	for _, l := range a.cfg.Listen.Container {
-		if l.WithoutToken == nil {
-			continue
-		}
-		if !a.bind {
-			return fmt.Errorf("%s:%d: without_token cannot be had here, where the kernel does not tell which user connects; remove it", a.cfg.File, l.Line)
-		}
-		t := &metadata.Tokenless{Door: broker.DoorPeer, Access: a.tokens, Profiles: l.WithoutToken}
-		if err := a.door(ctx, door(t), []string{l.Address}, &a.urls); err != nil {
-			return err
-		}
-	}
-	path := a.credentialSocket()
-	if path == "" {
-		return nil
-	}
-	if err := securefile.MakeFolder(filepath.Dir(path)); err != nil { // in one of others, they could take its place
-		return err
-	}
-	l, err := listen.Unix(a.cfg.Listen.doors(), path)
-	if err != nil {
-		return err
-	}
-	a.socket = path
-	a.serve(a.server(door(&metadata.Tokenless{Door: broker.DoorSocket, Access: a.tokens})), l)
-	return nil
-}
-
-// listenIMDS opens one IMDS door a profile. They know their callers by the
-// kernel's word alone.
-func (a *app) listenIMDS(ctx context.Context) error {
-	if len(a.cfg.Listen.IMDS) == 0 {
-		return nil
-	}
-	if err := peer.Works(); err != nil {
-		return fmt.Errorf("%s: listen.imds cannot be served here, where the kernel does not tell which user connects (%w); remove it, and use the container door", a.cfg.File, err)
-	}
-	keys := a.imdsKeys()
-	for _, l := range a.cfg.Listen.IMDS {
-		a.prefetch(l.Profile)
-		door := metadata.NewIMDS(metadata.IMDS{
-			Profile: l.Profile, AllowV1: l.AllowV1, Source: a.broker, Standing: a.broker.StatusOf, Access: a.tokens, Keys: keys,
-			Requests: a.observer, Observer: a.observer,
-		})
-		var urls []string
-		if err := a.door(ctx, door, []string{l.Address}, &urls); err != nil {
-			return err
-		}
-		a.imds = append(a.imds, control.IMDS{URL: urls[0], Profile: l.Profile, AllowV1: l.AllowV1})
-	}
-	return nil
-}
-
-// imdsKeys are what IMDS's session tokens derive from. Started with locked custody the
+// newIMDSKeys are what IMDS's session tokens derive from. Started with locked custody the
 // broker has no lasting key yet; what it gave out by then stays good after the unlock,
 // since some clients never ask for another token.
-func (a *app) imdsKeys() func() []broker.Secret {
+func newIMDSKeys(tokens *access.Tokens) func() []broker.Secret {
 	const purpose = "imds"
 	var open atomic.Pointer[[]broker.Secret]
-	if key, ok := a.tokens.Key(purpose); ok {
+	if key, ok := tokens.Key(purpose); ok {
 		open.Store(&[]broker.Secret{key})
 	}
 	meanwhile := []broker.Secret{broker.NewSecret(rand.Text())}
@@ -321,90 +284,12 @@ func (a *app) imdsKeys() func() []broker.Secret {
 		if keys := open.Load(); keys != nil {
 			return *keys
 		}
-		if key, ok := a.tokens.Key(purpose); ok {
+		if key, ok := tokens.Key(purpose); ok {
 			open.CompareAndSwap(nil, &[]broker.Secret{key, meanwhile[0]})
 			return *open.Load()
 		}
 		return meanwhile
 	}
-}
-
-// prefetch keeps the profile fresh from the start on, unless a person is needed for
-// each mint: botocore asks IMDS once, and where that finds a cold broker it has no
-// credentials for good. Only who opens the door calls it, so that an embedded
-// broker, which has none, mints nothing that nobody asked for.
-func (a *app) prefetch(profile string) {
-	for i := range a.catalog.profiles {
-		if p := &a.catalog.profiles[i]; p.Name == profile && p.MFA == "" {
-			p.Prefetch = true
-		}
-	}
-}
-
-// onlyMetrics serves /metrics and nothing else. No ServeMux: that one redirects.
-func onlyMetrics(o *observe.Observer) http.Handler {
-	metrics := o.Handler()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/metrics" {
-			o.Request("metrics", http.StatusNotFound)
-			http.Error(w, "metrics are at /metrics", http.StatusNotFound)
-			return
-		}
-		o.Request("metrics", http.StatusOK)
-		metrics.ServeHTTP(w, r)
-	})
-}
-
-// door serves h at the addresses. urls, unless nil, gets where, as clients write it.
-func (a *app) door(ctx context.Context, h http.Handler, addresses []string, urls *[]string) error {
-	if len(addresses) == 0 {
-		return nil
-	}
-	listeners, skipped, err := listen.TCP(ctx, a.cfg.Listen.doors(), addresses...)
-	if err != nil {
-		return err
-	}
-	a.skipped = append(a.skipped, skipped...)
-	for _, l := range listeners {
-		if urls != nil {
-			*urls = append(*urls, "http://"+strings.TrimSuffix(l.Addr().String(), ":80"))
-		}
-		a.serve(a.server(h), l)
-	}
-	return nil
-}
-
-func (a *app) server(h http.Handler) *http.Server {
-	return metadata.NewServer(h, func(line string) { a.log.Debug("http", zap.String("line", line)) })
-}
-
-// serve runs a server of its own on a listener until the context ends, then lets requests
-// under way finish.
-func (a *app) serve(server *http.Server, l net.Listener) {
-	a.ending = append(a.ending, func() error { // of a server that never ran
-		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		return nil
-	})
-	a.serving = append(a.serving, func(ctx context.Context) error {
-		drained := make(chan struct{})
-		stop := context.AfterFunc(ctx, func() {
-			defer close(drained)
-			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-			defer cancel()
-			if server.Shutdown(late) != nil {
-				_ = server.Close() // whoever still waits is cut off: the process ends
-			}
-		})
-		server.BaseContext = func(net.Listener) context.Context { return ctx } // a held answer ends with us
-		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			stop()
-			return fmt.Errorf("the listener on %s failed: %w", l.Addr(), err)
-		}
-		<-drained // Serve returns when the shutdown begins
-		return nil
-	})
 }
 
 // listenControl opens the control socket. Whoever holds the lock beside it is
@@ -450,43 +335,27 @@ func (a *app) listenControl() (release func(), err error) {
 
 // run serves until ctx ends or a part fails, and stops everything before it returns.
 func (a *app) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	parts := append([]func(context.Context) error{a.broker.Run, a.tokens.Run, a.sts.Run, a.minted.run(a.sts.CloseIdle)}, a.serving...)
+	begin := func(run func(context.Context) error) { a.crew.join(run, nil) }
+	begin(a.broker.Run)
+	begin(a.tokens.Run)
+	begin(a.minted.run(func() { a.now.Load().sts.CloseIdle() }))
 	if a.leases != nil {
-		parts = append(parts, a.leases.Run)
+		begin(a.leases.Run)
 	}
 	if a.notifier != nil {
-		parts = append(parts, func(ctx context.Context) error { a.notifier.Run(ctx); return nil })
+		begin(func(ctx context.Context) error { a.notifier.Run(ctx); return nil })
 	}
 	if !a.embedded {
-		parts = append(parts, a.tidyKeys)
+		begin(a.tidyKeys)
 	}
-	done := make(chan error, len(parts))
-	for _, part := range parts {
-		go func() { done <- part(ctx) }()
-	}
-	var first error
-	for range parts {
-		if err := <-done; err != nil && first == nil {
-			first = err
-		}
-		cancel()
-	}
-	return errors.Join(first, a.close())
+	return errors.Join(a.crew.work(ctx), a.close())
 }
 
 // close leaves nothing of a broker that does not run (any more), or never did.
-func (a *app) close() (err error) {
-	for _, end := range slices.Backward(a.ending) {
-		err = errors.Join(err, end())
-	}
-	a.ending = nil
-	return errors.Join(err, a.closeState())
-}
+func (a *app) close() error { return errors.Join(a.crew.close(), a.closeState()) }
 
 // endpoint is where a program finds the profile.
-func (a *app) endpoint(profile, token string) control.Endpoint {
+func (a view) endpoint(profile, token string) control.Endpoint {
 	e := control.Endpoint{Token: token, Path: "/credentials/" + pathEscape(profile)}
 	for _, u := range a.urls { // loopback where there is one: any client may use that
 		if e.URI == "" || isLoopbackURL(u) {

@@ -73,6 +73,11 @@ type Service interface {
 	// earlier call was cut off.
 	RotateKey(ctx context.Context, r RotateRequest) (Rotation, error)
 
+	// Reload reads the configuration again. On an error nothing has changed.
+	Reload(ctx context.Context) (Reloaded, error)
+	// Ready tells which prefetched profiles hold nothing yet.
+	Ready(ctx context.Context) (Readiness, error)
+
 	CreateToken(ctx context.Context, t NewToken) (Token, error)
 	Tokens(ctx context.Context) ([]Token, error)
 	RevokeToken(ctx context.Context, name string) error
@@ -93,7 +98,21 @@ type Status struct {
 	Problem    string    `json:"custody_problem,omitempty"` // why it is locked, in one line
 	Changed    []string  `json:"changed"`                   // environment variables that changed something
 	Lame       []Region  `json:"lame_regions"`              // where STS does not answer
+	Config     string    `json:"config,omitempty"`          // path of stsbroker.yaml, where there is one
+	Loaded     time.Time `json:"loaded"`                    // when what is served was read
+	Failed     string    `json:"reload_failed,omitempty"`   // why what is on disk since is not served
 	Profiles   []Profile `json:"profiles"`
+}
+
+// Reloaded is what came of reading the configuration again.
+type Reloaded struct {
+	Profiles int      `json:"profiles"` // that are served now
+	Changed  []string `json:"changed"`  // profiles: +NAME came, -NAME went, NAME is defined otherwise
+}
+
+// Readiness is whether the profiles that are minted ahead can be had.
+type Readiness struct {
+	Waiting []string `json:"waiting"` // those that hold nothing
 }
 
 // IMDS is where a profile is served as an instance metadata service.
@@ -145,8 +164,10 @@ type Profile struct {
 	KeyID      string   `json:"access_key_id,omitempty"`
 	Generation uint64   `json:"generation,omitempty"`
 	Left       float64  `json:"seconds_left,omitempty"`
-	Expiration string   `json:"expiration,omitempty"` // as clients are told
+	Expiration string   `json:"expiration,omitempty"`      // as clients are told
+	Granted    float64  `json:"seconds_granted,omitempty"` // the whole life of what is held
 	RenewIn    float64  `json:"seconds_to_renewal,omitempty"`
+	Prefetch   bool     `json:"prefetch,omitempty"` // minted without being asked for
 	Failures   int      `json:"failures,omitempty"`
 	LastError  string   `json:"last_error,omitempty"`
 	Reason     string   `json:"unservable,omitempty"`

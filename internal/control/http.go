@@ -123,6 +123,8 @@ func Handler(as func(r *http.Request) (Service, error), explain func(error) *Err
 		c, err := s.Child(r.Context(), in.Profile, in.Resume)
 		return held{c, r.Context()}, err
 	})
+	call("reload", func(s Service, r *http.Request, _ request) (any, error) { return s.Reload(r.Context()) })
+	call("ready", func(s Service, r *http.Request, _ request) (any, error) { return s.Ready(r.Context()) })
 	call("token/create", func(s Service, r *http.Request, in request) (any, error) {
 		if in.Token == nil {
 			return nil, &Error{Kind: "config", Message: "no token described"}
@@ -414,6 +416,16 @@ func (c *Client) RemoveKey(ctx context.Context, name string, force bool) (string
 // RotateKey implements [Service].
 func (c *Client) RotateKey(ctx context.Context, r RotateRequest) (Rotation, error) {
 	return do[Rotation](ctx, c, "key/rotate", request{Rotate: &r})
+}
+
+// Reload implements [Service].
+func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
+	return do[Reloaded](ctx, c, "reload", request{})
+}
+
+// Ready implements [Service].
+func (c *Client) Ready(ctx context.Context) (Readiness, error) {
+	return do[Readiness](ctx, c, "ready", request{})
 }
 
 // CreateToken implements [Service].
