@@ -41,6 +41,7 @@ type Container struct {
 	Observer  broker.Observer
 	Patience  time.Duration // 0 is [ContainerPatience]
 	Tokenless *Tokenless    // nil for none
+	Probe     string        // path that is answered 401 and told to nobody: whoever knows it only asks whether the door answers; "" for none
 }
 
 // Tokenless are callers who send no Authorization header, and are known by the
@@ -99,6 +100,10 @@ func (o right) covers(profile string) bool { return o.all || slices.Contains(o.p
 // serve does a warm request for a profile by its name, or for the default one, without
 // allocating: what it needs was made when the connection, the token or the set came.
 func (d *container) serve(w http.ResponseWriter, r *http.Request, conn *listen.Caller) {
+	if d.Probe != "" && r.URL.Path == d.Probe {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
 	who := brokerCaller(broker.DoorContainer, conn)
 	may, e := d.recognise(r, conn, &who)
 	if e != nil {

@@ -132,7 +132,7 @@ func startSocket(t testing.TB, more grants) *running {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	l, err := listen.Unix(1, filepath.Join(folder, "s"))
+	l, err := listen.Opener{Doors: 1}.Unix(filepath.Join(folder, "s"), 0o600)
 	if err != nil {
 		t.Skipf("not run: %v", err)
 	}
@@ -144,7 +144,7 @@ func startSocket(t testing.TB, more grants) *running {
 // startElsewhere serves as if at an address that this host need not have.
 func startElsewhere(t testing.TB, at netip.AddrPort, literal, path string) *front {
 	t.Helper()
-	l, _, err := listen.TCP(t.Context(), 1, freePort)
+	l, _, err := listen.Opener{Doors: 1}.TCP(t.Context(), freePort)
 	if err != nil {
 		t.Fatal(err)
 	}

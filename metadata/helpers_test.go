@@ -200,13 +200,13 @@ func (r *running) withRole(arn string) []string { return r.roles[arn] }
 
 func (r *running) serve(t testing.TB, h http.Handler) {
 	t.Helper()
-	listeners, _, err := listen.TCP(t.Context(), 1, "127.0.0.1:0")
+	listeners, _, err := listen.Opener{Doors: 1}.TCP(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.addr = listeners[0].Addr().String()
 	_, r.port, _ = net.SplitHostPort(r.addr)
-	if l6, _, err := listen.TCP(t.Context(), 1, "[::1]:"+r.port); err == nil {
+	if l6, _, err := (listen.Opener{Doors: 1}).TCP(t.Context(), "[::1]:"+r.port); err == nil {
 		listeners = append(listeners, l6...)
 		r.addr6 = l6[0].Addr().String()
 	}
@@ -225,7 +225,7 @@ func (r *running) serve(t testing.TB, h http.Handler) {
 // serveAt serves at one address.
 func (r *running) serveAt(t testing.TB, at string, h http.Handler) {
 	t.Helper()
-	l, _, err := listen.TCP(t.Context(), 1, at)
+	l, _, err := listen.Opener{Doors: 1}.TCP(t.Context(), at)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,8 @@ type Config struct {
 	Files       []FileConfig      // likewise
 	NotifyOff   bool              // no desktop notification when a login is needed
 
-	sources []ref // sources that are no profile of this document
+	sources []ref    // sources that are no profile of this document
+	read    []string // files that the document names and that were read with it
 }
 
 // AWSProfilesConfig chooses among the profiles of the AWS shared files.
@@ -342,6 +343,7 @@ func parseConfig(file string, data []byte) (*Config, []Finding) {
 		r.config(c, root)
 		r.crossCheck(c)
 	}
+	c.read = r.read
 	slices.SortStableFunc(r.findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
 	})

@@ -55,6 +55,7 @@ func (r *configReader) policyFile(name string) ([]byte, error) {
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(filepath.Dir(r.file), name)
 	}
+	r.read = append(r.read, name)
 	data, err := readTrusted(name, mostPolicyFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no such file; a relative path begins in the folder of %s", filepath.Base(r.file))

@@ -19,7 +19,8 @@ import (
 type configReader struct {
 	file     string
 	findings []Finding
-	faults   int // those that are errors
+	faults   int      // those that are errors
+	read     []string // files that the document names
 
 	// For crossCheck, which looks at what names something else.
 	keyRefs, sourceRefs, arns []located

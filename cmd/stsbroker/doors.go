@@ -18,7 +18,6 @@ import (
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/internal/control"
 	"github.com/stsbroker/stsbroker/internal/peer"
-	"github.com/stsbroker/stsbroker/internal/securefile"
 	"github.com/stsbroker/stsbroker/metadata"
 	"github.com/stsbroker/stsbroker/metadata/listen"
 )
@@ -60,7 +59,7 @@ func (s *swap) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*s.now.Load(
 func (v view) doorways() (all []doorway, err error) {
 	container := func(t *metadata.Tokenless) http.Handler {
 		return metadata.NewContainer(metadata.Container{
-			Source: v.broker, Tokens: v.tokens, Roles: func(arn string) []string { return v.app.now.Load().catalog.roles[arn] }, Requests: v.observer, Observer: v.observing, Tokenless: t,
+			Source: v.broker, Tokens: v.tokens, Roles: func(arn string) []string { return v.app.now.Load().catalog.roles[arn] }, Requests: v.observer, Observer: v.observing, Tokenless: t, Probe: v.probe,
 		})
 	}
 	if tokened := v.cfg.Listen.tokened(); len(tokened) > 0 {
@@ -114,13 +113,13 @@ func (v view) openDoors(ctx context.Context, wanted []doorway) (opened []*door, 
 		var listeners []net.Listener
 		if w.socket {
 			var l net.Listener
-			if l, err = v.openSocket(ctx, missing[0]); err != nil {
+			if l, err = v.openSocket(missing[0]); err != nil {
 				return opened, err
 			}
 			listeners = append(listeners, l)
 		} else {
 			var skipped []string
-			if listeners, skipped, err = listen.TCP(ctx, v.cfg.Listen.doors(), missing...); err != nil {
+			if listeners, skipped, err = v.opener().TCP(ctx, missing...); err != nil {
 				return opened, err
 			}
 			v.skipped = append(v.skipped, skipped...)
@@ -156,11 +155,18 @@ func answersFor(l net.Listener, address string) bool {
 	return err == nil && have.Addr().Unmap() == want.Addr() && (want.Port() == 0 || want.Port() == have.Port())
 }
 
-func (v view) openSocket(_ context.Context, path string) (net.Listener, error) {
-	if err := securefile.MakeFolder(filepath.Dir(path)); err != nil { // in one of others, they could take its place
-		return nil, err
+func (v view) openSocket(path string) (net.Listener, error) {
+	opener := v.opener()
+	if !v.inherited.Any() { // in a folder of others, they could take its place
+		if err := v.makeFolder(filepath.Dir(path)); err != nil {
+			return nil, err
+		}
 	}
-	return listen.Unix(v.cfg.Listen.doors(), path)
+	return opener.Unix(path, v.socketMode())
+}
+
+func (v view) opener() listen.Opener {
+	return listen.Opener{Doors: v.cfg.Listen.doors(), Inherited: v.inherited}
 }
 
 // takeDoors makes the doors that v wants the ones that are open: what answers behind the
@@ -214,6 +220,10 @@ func (a *app) server(h http.Handler) *http.Server {
 	return metadata.NewServer(h, func(line string) { a.log.Debug("http", zap.String("line", line)) })
 }
 
+// drain is how long clients of a broker that ends have to close their connections, where
+// systemd keeps the sockets open for the next one. Their own patience is a second.
+const drain = 300 * time.Millisecond
+
 // serve runs a server of its own on a listener until the context ends, then lets requests
 // under way finish.
 func (a *app) serve(server *http.Server, l net.Listener) *member {
@@ -224,21 +234,14 @@ func (a *app) serve(server *http.Server, l net.Listener) *member {
 		return nil
 	}
 	return a.crew.join(func(ctx context.Context) error {
-		drained := make(chan struct{})
-		stop := context.AfterFunc(ctx, func() {
-			defer close(drained)
-			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-			defer cancel()
-			if server.Shutdown(late) != nil {
-				_ = server.Close() // whoever still waits is cut off: the process ends
-			}
-		})
-		server.BaseContext = func(net.Listener) context.Context { return ctx } // a held answer ends with us
-		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			stop()
-			return fmt.Errorf("the listener on %s failed: %w", l.Addr(), err)
+		d := time.Duration(0)
+		if a.inherited.Any() {
+			d = drain
 		}
-		<-drained // Serve returns when the shutdown begins
-		return nil
+		if _, unix := l.Addr().(*net.UnixAddr); unix { // a held answer ends with us
+			server.BaseContext = func(net.Listener) context.Context { return ctx }
+			d = min(d, time.Millisecond)
+		}
+		return metadata.Serve(ctx, server, l, d)
 	}, closed)
 }

@@ -56,7 +56,12 @@ const tokenCheck = time.Minute
 // beginFiles takes up the files of an earlier run: those of env go on, since shells still
 // have their paths.
 func (a *app) beginFiles() error {
-	a.crew.join(nil, func() error { return os.RemoveAll(a.tokenFolder()) })
+	a.crew.join(nil, func() error {
+		if slices.Contains(a.lasting, a.tokenFolder()) {
+			return nil // clients of an upgrade find their tokens; at a stop systemd takes them away
+		}
+		return os.RemoveAll(a.tokenFolder())
+	})
 	return a.writeEnvTokens()
 }
 
@@ -311,6 +316,12 @@ func (k tokenFile) write() error {
 	return securefile.Write(k.path, []byte(value.Reveal()))
 }
 
+// configured reports whether the file is wanted still: then this broker ends, and it is
+// systemd's to keep for the next one, or not.
+func (k tokenFile) configured() bool {
+	return slices.ContainsFunc(k.now.Load().cfg.TokenFiles, func(f TokenFileConfig) bool { return k.tokenFile(f) == k.path })
+}
+
 // run keeps the file until ctx ends.
 func (k tokenFile) run(ctx context.Context) error {
 	for pause(ctx, tokenCheck) {
@@ -323,6 +334,9 @@ func (k tokenFile) run(ctx context.Context) error {
 
 // remove takes the file away, unless it is somebody else's by now.
 func (k tokenFile) remove() error {
+	if slices.Contains(k.lasting, filepath.Dir(k.path)) && k.configured() {
+		return nil
+	}
 	if held, err := k.held(); err != nil || held == "" {
 		return err
 	}

@@ -33,7 +33,8 @@ type place struct {
 	runtime string              // folder, 0700, of the control socket
 	control string              // the socket
 
-	credentials string // folder that systemd gives the unit its credentials in; "" for none
+	credentials string   // folder that systemd gives the unit its credentials in; "" for none
+	lasting     []string // folders that systemd empties at a stop, and leaves be at a restart (RUNTIME_DIRECTORY)
 }
 
 // varEndpointURL sends all calls of STS to one endpoint, above all that files say.
@@ -90,6 +91,9 @@ func findPlace(g *globals, system bool) (place, error) {
 	}
 	if dir := os.Getenv(varCredentials); filepath.IsAbs(dir) {
 		p.credentials = dir
+	}
+	if dirs := os.Getenv("RUNTIME_DIRECTORY"); dirs != "" {
+		p.lasting = strings.Split(dirs, ":")
 	}
 	if system {
 		if runtime.GOOS != "linux" {
@@ -212,6 +216,18 @@ func (p place) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
+// makeFolder makes a folder for sockets: this user's alone, or one of the system service,
+// that everybody may pass and nobody else may write.
+func (p place) makeFolder(path string) error {
+	if !p.system {
+		return securefile.MakeFolder(path)
+	}
+	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return securefile.CheckFolders(path)
+}
+
 // makeRuntime makes the folder of the control socket, and refuses a path that no
 // Unix socket can have.
 func (p place) makeRuntime() error {
@@ -219,7 +235,7 @@ func (p place) makeRuntime() error {
 	if len(p.control) > most {
 		return fmt.Errorf("the control socket's path is longer than %d bytes: %s; name a shorter one with --socket", most, p.control)
 	}
-	if err := securefile.MakeFolder(filepath.Dir(p.control)); err != nil {
+	if err := p.makeFolder(filepath.Dir(p.control)); err != nil {
 		if dir := p.getenv("XDG_RUNTIME_DIR"); dir != "" {
 			return fmt.Errorf("%w; XDG_RUNTIME_DIR is %s here: is it this user's?", err, dir)
 		}

@@ -35,6 +35,7 @@ type catalog struct {
 	signIns  map[string]login.Session // by profile: what a person signs in to for it
 	region   string                   // where STS is asked when no profile says
 	roles    map[string][]string      // profiles, by the ARN of the role that they are configured for
+	inputs   map[string][]string      // profiles, by the path of a file whose token or assertion mints them
 }
 
 // shown is a profile by the name that a person can log in to: its own, or that of one
@@ -78,7 +79,7 @@ type cataloguer struct {
 }
 
 func (c *cataloguer) build() catalog {
-	c.out = catalog{keys: custody.Set{}, settings: map[string]error{}, sites: map[string]awssts.Site{}, sessions: map[string]string{}, signIns: map[string]login.Session{}, region: c.region(""), roles: map[string][]string{}}
+	c.out = catalog{keys: custody.Set{}, settings: map[string]error{}, sites: map[string]awssts.Site{}, sessions: map[string]string{}, signIns: map[string]login.Session{}, region: c.region(""), roles: map[string][]string{}, inputs: map[string][]string{}}
 	c.aliases = map[string]string{}
 	if c.seeds == nil {
 		c.seeds = map[SeedConfig]*custody.SeedSource{}
@@ -536,7 +537,13 @@ func (d *draft) input(what string, in InputConfig) awssts.Source {
 	if len(in.Command) > 0 {
 		return d.command(what, in.Command)
 	}
-	return awssts.File(what, in.File)
+	return d.file(what, in.File)
+}
+
+// file is a source of secrets, and a file to watch.
+func (d *draft) file(what, path string) awssts.Source {
+	d.cataloguer.out.inputs[path] = append(d.cataloguer.out.inputs[path], d.out.Name)
+	return awssts.File(what, path)
 }
 
 // command is a source of secrets. One that cannot be run makes the profile

@@ -60,7 +60,7 @@ func (d *draft) asAWS(p awsconfig.Profile) {
 		d.role(m, source)
 	case p.WebIdentity != nil:
 		w := p.WebIdentity
-		d.webIdentity(awssts.WebIdentity{ARN: w.ARN, SessionName: w.SessionName, Token: awssts.File("web identity token", d.expand(w.TokenFile)), Duration: w.Duration})
+		d.webIdentity(awssts.WebIdentity{ARN: w.ARN, SessionName: w.SessionName, Token: d.file("web identity token", d.expand(w.TokenFile)), Duration: w.Duration})
 	case p.SSO != nil:
 		d.identityCenter(*p.SSO)
 	case p.LoginSession != "":

@@ -78,10 +78,49 @@ func (v view) take(ctx context.Context) (err error) {
 	}
 	profiles, _ := v.signed()
 	v.broker.Reload(profiles)
+	if v.watcher != nil {
+		v.watcher.Set(v.begun, v.watched()...)
+	}
 	for _, d := range gone {
 		v.complain(d.key, d.member.leave())
 	}
 	return nil
+}
+
+// watched are the files whose changes matter: those that say what is served, and the
+// tokens and assertions that mints are made with.
+func (v view) watched() (paths []string) {
+	for _, p := range append(append([]string{cmp.Or(v.config, v.usual)}, v.catalog.files...), v.cfg.read...) {
+		if p != "" {
+			paths = append(paths, p)
+		}
+	}
+	for path := range v.catalog.inputs {
+		paths = append(paths, path)
+	}
+	return paths
+}
+
+// filesChanged reads the configuration again where that has changed, and lets profiles
+// whose token or assertion is another one try again.
+func (a *app) filesChanged(paths []string) {
+	ctx := context.Background()
+	inputs := a.now.Load().catalog.inputs
+	again := false
+	mended := map[string]bool{}
+	for _, p := range paths {
+		names, input := inputs[p]
+		again = again || !input
+		for _, n := range names {
+			mended[n] = true
+		}
+	}
+	if again {
+		_, _ = a.reload(ctx) // it logs what is wrong
+	}
+	if len(mended) > 0 {
+		a.broker.Mended(func(p broker.Profile) bool { return mended[p.Name] })
+	}
 }
 
 // complain logs what could not be put away: nothing depends on it any more.
@@ -123,6 +162,8 @@ type reloadFailure struct {
 func (a *app) reload(ctx context.Context) (control.Reloaded, error) {
 	a.changing.Lock()
 	defer a.changing.Unlock()
+	a.supervisor.reloading()
+	defer a.supervisor.ready()
 	out, err := a.reloadLocked(ctx)
 	if err != nil {
 		a.failure.Store(&reloadFailure{time.Now(), err.Error()})
@@ -136,6 +177,7 @@ func (a *app) reload(ctx context.Context) (control.Reloaded, error) {
 
 func (a *app) reloadLocked(ctx context.Context) (out control.Reloaded, err error) {
 	before := a.now.Load()
+	begun := time.Now()
 	cfg, findings, err := a.configure()
 	if err != nil {
 		return out, cmp.Or(firstError(findings), err)
@@ -144,6 +186,7 @@ func (a *app) reloadLocked(ctx context.Context) (out control.Reloaded, err error
 	if err != nil {
 		return out, cmp.Or(firstError(more), err)
 	}
+	next.begun = begun
 	for _, f := range append(findings, more...) {
 		a.log.Warn(f.Text, zap.String("file", f.File), zap.Int("line", f.Line))
 	}

@@ -18,6 +18,8 @@ import (
 
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/broker/observe"
+	"github.com/stsbroker/stsbroker/broker/vault"
+	"github.com/stsbroker/stsbroker/metadata/listen"
 )
 
 func serveCommand(g *globals) *cobra.Command {
@@ -47,6 +49,11 @@ person has to open leaves custody locked until stsbroker unlock.`,
 func serve(ctx context.Context, g *globals, system bool, level string) error {
 	noCore()
 	ownerOnly()
+	told := newSupervisor()
+	inherited, err := listen.Inherit()
+	if err != nil {
+		return err
+	}
 	lvl, err := zapcore.ParseLevel(level)
 	if err != nil {
 		return usage("--log-level %s: it is debug, info, warn or error", level)
@@ -56,7 +63,7 @@ func serve(ctx context.Context, g *globals, system bool, level string) error {
 	if err != nil {
 		return err
 	}
-	a, findings, err := newApp(settings{place: p, log: log})
+	a, findings, err := newApp(settings{place: p, log: log, inherited: inherited, supervisor: told})
 	if err != nil {
 		return cmp.Or(firstError(findings), err)
 	}
@@ -73,6 +80,10 @@ func (a *app) daemon(ctx context.Context, findings []Finding) (err error) {
 	if err := a.listen(ctx); err != nil {
 		return errors.Join(err, a.close())
 	}
+	for _, address := range a.inherited.Left() {
+		a.log.Warn("systemd listens where nothing is served: who connects there waits for ever; name it under listen in stsbroker.yaml, or take it out of the socket unit", zap.String("address", address))
+	}
+	a.supervise()
 	a.greet(findings)
 	a.crew.join(a.hearHangups, nil)
 	return a.run(ctx)
@@ -95,6 +106,46 @@ func (a *app) hearHangups(ctx context.Context) error {
 			return exitStatus(128 + int(syscall.SIGHUP))
 		}
 		_, _ = a.reload(ctx) // it logs what is wrong
+	}
+}
+
+// supervise gives the supervisor what it wants to know.
+func (a *app) supervise() {
+	s := a.supervisor
+	if s == nil {
+		return
+	}
+	s.alive, s.tried = a.broker.Alive, a.broker.Tried
+	s.failed = func(err error) { a.log.Error("systemd", zap.Error(err)) }
+	s.door = func(ctx context.Context) error {
+		now := a.now.Load()
+		if len(now.urls) == 0 {
+			return nil
+		}
+		return askDoor(now.urls[0] + a.probe)(ctx)
+	}
+	s.words = func() string {
+		var lame, troubles []string
+		for _, h := range a.now.Load().sts.Health() {
+			lame = append(lame, h.Region)
+		}
+		if a.vault.State() == vault.Locked {
+			troubles = append(troubles, "custody is locked")
+		}
+		if a.failure.Load() != nil {
+			troubles = append(troubles, "the configuration on disk has a fault, and the one from before is served")
+		}
+		return standing(a.broker.Status(), lame, troubles...)
+	}
+}
+
+// looks lets the supervisor look again when something has happened.
+type looks struct{ *supervisor }
+
+// Observe implements broker.Observer.
+func (l looks) Observe(e broker.Event) {
+	if e.Kind != broker.EventServed && e.Kind != broker.EventRefused {
+		l.look()
 	}
 }
 

@@ -30,6 +30,7 @@ import (
 	"github.com/stsbroker/stsbroker/broker/vault"
 	"github.com/stsbroker/stsbroker/cache/sealedfile"
 	"github.com/stsbroker/stsbroker/internal/control"
+	"github.com/stsbroker/stsbroker/internal/filewatch"
 	"github.com/stsbroker/stsbroker/internal/peer"
 	"github.com/stsbroker/stsbroker/internal/securefile"
 	"github.com/stsbroker/stsbroker/metadata/listen"
@@ -56,10 +57,15 @@ type app struct {
 	embedded bool
 	bind     bool // whether the kernel tells who connects over TCP
 
+	inherited  *listen.Inherited  // sockets that systemd opened
+	supervisor *supervisor        // nil: nobody wants to know how things stand
+	watcher    *filewatch.Watcher // nil: of an embedded broker
+
 	minted    *quiet
 	files     *credentialFiles
 	observing all // everybody who is told of events
 	imdsKeys  func() []broker.Secret
+	probe     string // path that the watchdog asks for
 	crew      crew
 
 	// A reload replaces what now points to, whole; who works with it takes it once.
@@ -77,6 +83,7 @@ type setup struct {
 	cfg     *Config
 	catalog catalog
 	sts     *awssts.STS
+	begun   time.Time // when the reading of it began
 	loaded  time.Time
 
 	skipped []string // listeners that this host cannot have
@@ -96,7 +103,10 @@ func (a *app) view() view { return view{a, a.now.Load()} }
 // settings are what differs between the daemon, an embedded broker and demo.
 type settings struct {
 	place
-	log      *zap.Logger
+	log        *zap.Logger
+	inherited  *listen.Inherited
+	supervisor *supervisor
+
 	embedded bool   // no state on disk, and a door of its own on a free port
 	keeps    bool   // embedded, and yet the one that works on the state folder
 	imds     string // of an embedded broker: the profile that an IMDS door is opened for; "" for none
@@ -109,7 +119,7 @@ type settings struct {
 // calls nobody. The findings are complete even with an error.
 func newApp(s settings) (*app, []Finding, error) {
 	a := &app{
-		place: s.place, settings: s, log: s.log, started: time.Now(), embedded: s.embedded && !s.check, minted: &quiet{}, files: &credentialFiles{},
+		place: s.place, settings: s, inherited: s.inherited, supervisor: s.supervisor, log: s.log, started: time.Now(), embedded: s.embedded && !s.check, minted: &quiet{}, files: &credentialFiles{},
 		seeds: map[SeedConfig]*custody.SeedSource{}, written: map[string]*writing{},
 	}
 	cfg, findings, err := a.configure()
@@ -130,6 +140,7 @@ func newApp(s settings) (*app, []Finding, error) {
 	if findings = append(findings, more...); err != nil {
 		return nil, findings, err
 	}
+	now.begun = a.started
 	a.now.Store(now)
 	if !writes {
 		a.tokens = access.Memory()
@@ -143,7 +154,12 @@ func newApp(s settings) (*app, []Finding, error) {
 	if err != nil {
 		return nil, findings, errors.Join(err, a.tokens.Close())
 	}
-	a.imdsKeys = newIMDSKeys(a.tokens)
+	a.imdsKeys, a.probe = newIMDSKeys(a.tokens), "/"+rand.Text()
+	if !s.embedded && !s.demo {
+		a.watcher = filewatch.New(a.filesChanged, func(err error) {
+			a.log.Warn("changes of files are noticed late: they are looked for now and then", zap.Error(err))
+		})
+	}
 	a.observer = observe.New(s.log, func() broker.Stats { return a.broker.Stats() })
 	a.observing = all{a.observer, a.minted, a.files, a.tokens}
 	if !s.embedded && !s.system && !cfg.NotifyOff {
@@ -152,6 +168,9 @@ func newApp(s settings) (*app, []Finding, error) {
 			Failed: func(err error) { s.log.Info("nobody can be notified of logins", zap.Error(err)) },
 		})
 		a.observing = append(a.observing, a.notifier)
+	}
+	if s.supervisor != nil {
+		a.observing = append(a.observing, looks{s.supervisor})
 	}
 	if s.watch != nil {
 		a.observing = append(a.observing, s.watch)
@@ -294,49 +313,76 @@ func newIMDSKeys(tokens *access.Tokens) func() []broker.Secret {
 
 // listenControl opens the control socket. Whoever holds the lock beside it is
 // the one broker of this state; a socket file found under the lock is a dead
-// broker's.
+// broker's. Where systemd has the socket, it starts one broker for it.
 func (a *app) listenControl() (release func(), err error) {
-	if err := a.makeRuntime(); err != nil {
-		return nil, err
-	}
-	unlock, held, err := securefile.Lock(a.control + ".lock")
+	l, ours, err := a.inherited.TakeUnix(a.control, a.socketMode())
 	if err != nil {
 		return nil, err
 	}
-	if !held {
-		return nil, fmt.Errorf("another broker already serves %s; stsbroker status shows it", a.control)
-	}
-	if info, err := os.Lstat(a.control); err == nil {
-		if info.Mode()&os.ModeSocket == 0 {
-			unlock()
-			return nil, fmt.Errorf("%s is in the way and is not a socket; move it, or name another path with --socket", a.control)
-		}
-		if err := os.Remove(a.control); err != nil {
-			unlock()
+	release = func() {}
+	if !ours {
+		if l, release, err = a.ownControl(); err != nil {
 			return nil, err
 		}
-	}
-	l, err := net.Listen("unix", a.control)
-	if err != nil {
-		unlock()
-		return nil, fmt.Errorf("the control socket %s cannot be opened: %w", a.control, err)
-	}
-	if err := os.Chmod(a.control, 0o600); err != nil {
-		unlock()
-		return nil, errors.Join(err, l.Close())
 	}
 	server := &http.Server{
 		Handler: control.Handler(a.caller, explain), ConnContext: listen.ConnContext,
 		ReadHeaderTimeout: 2 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10, ErrorLog: zap.NewStdLog(a.log),
 	}
 	a.serve(server, l)
-	return unlock, nil
+	return release, nil
+}
+
+func (a *app) ownControl() (net.Listener, func(), error) {
+	if err := a.makeRuntime(); err != nil {
+		return nil, nil, err
+	}
+	unlock, held, err := securefile.Lock(a.control + ".lock")
+	if err != nil {
+		return nil, nil, err
+	}
+	if !held {
+		return nil, nil, fmt.Errorf("another broker already serves %s; stsbroker status shows it", a.control)
+	}
+	if info, err := os.Lstat(a.control); err == nil {
+		if info.Mode()&os.ModeSocket == 0 {
+			unlock()
+			return nil, nil, fmt.Errorf("%s is in the way and is not a socket; move it, or name another path with --socket", a.control)
+		}
+		if err := os.Remove(a.control); err != nil {
+			unlock()
+			return nil, nil, err
+		}
+	}
+	l, err := net.Listen("unix", a.control)
+	if err != nil {
+		unlock()
+		return nil, nil, fmt.Errorf("the control socket %s cannot be opened: %w", a.control, err)
+	}
+	if err := os.Chmod(a.control, a.socketMode()); err != nil {
+		unlock()
+		return nil, nil, errors.Join(err, l.Close())
+	}
+	return l, unlock, nil
+}
+
+// socketMode is that of the sockets: the system service's are for all, of whom the kernel
+// tells who they are and access decides what they may have.
+func (p place) socketMode() os.FileMode {
+	if p.system {
+		return 0o666
+	}
+	return 0o600
 }
 
 // run serves until ctx ends or a part fails, and stops everything before it returns.
 func (a *app) run(ctx context.Context) error {
 	begin := func(run func(context.Context) error) { a.crew.join(run, nil) }
 	begin(a.broker.Run)
+	begin(a.supervisor.run)
+	if a.watcher != nil {
+		begin(a.watcher.Run)
+	}
 	begin(a.tokens.Run)
 	begin(a.minted.run(func() { a.now.Load().sts.CloseIdle() }))
 	if a.leases != nil {

@@ -177,6 +177,7 @@ func (m *Machine) Root() string { return fmt.Sprintf("/proc/%d/root", m.leader) 
 func (m *Machine) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("nsenter", append([]string{"--target", strconv.Itoa(m.leader), "--all", "--"}, args...)...)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "USER=root", "LANG=C.UTF-8", "TERM=dumb"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a "kill 0" inside is not for us
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }
@@ -237,14 +238,18 @@ func (m *Machine) install(t *testing.T, from io.Reader, inside string, mode fs.F
 	}
 }
 
-// STS starts a stand-in of STS inside, as the unit sts.service, and returns its URL,
-// on loopback. It knows the key AKIAIOSFODNN7EXAMPLE with the secret that AWS documents
-// beside it, of account 123456789012, and the roles app, dev, ci and deploy.
+// STS starts a stand-in of STS inside, as the unit sts.service. It is at the URL that is
+// returned, on loopback, and besides it is AWS's own for eu-central-1, us-east-1 and the
+// world: their names lead to it, and the machine trusts it, so that what is made for AWS
+// needs no setting. It knows the key AKIAIOSFODNN7EXAMPLE with the secret that AWS
+// documents beside it, of account 123456789012, and the roles app, dev, ci and deploy.
 func (m *Machine) STS(t *testing.T) (url string) {
 	t.Helper()
-	const address = "127.0.0.1:4599"
+	const address, authority = "127.0.0.1:4599", "/usr/local/share/ca-certificates/standin.crt"
+	names := []string{"sts.eu-central-1.amazonaws.com", "sts.us-east-1.amazonaws.com", "sts.amazonaws.com"}
 	m.Copy(t, Build(t, "./internal/booted/standin", "-tags=booted"), "/usr/local/libexec/sts")
-	m.Run(t, "systemd-run", "--quiet", "--unit=sts", "--property=Type=notify", "/usr/local/libexec/sts", address)
+	m.Run(t, append([]string{"systemd-run", "--quiet", "--unit=sts", "--property=Type=notify", "/usr/local/libexec/sts", address, authority}, names...)...)
+	m.Run(t, "sh", "-c", "echo 127.0.0.1 "+strings.Join(names, " ")+" >>/etc/hosts && update-ca-certificates")
 	return "http://" + address
 }
 

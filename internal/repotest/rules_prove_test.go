@@ -78,10 +78,3 @@ func TestUnaccountedCanFail(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
-
-func TestUnitFindingsCanFail(t *testing.T) {
-	got := unitFindings("x.service:7: Unknown key name 'Frobnicate' in section 'Service', ignoring.\n\n  \n/lib/systemd/system/plymouth-start.service:16: Unit configured to use KillMode=none.\n")
-	if len(got) != 1 || !strings.Contains(got[0], "Frobnicate") {
-		t.Errorf("%q", got)
-	}
-}

@@ -61,15 +61,28 @@ func addrPort(a net.Addr) netip.AddrPort {
 // an answer on. It is a value for net.ListenConfig's Control. Set before
 // listen(2), it holds for the handshake and for every connection accepted.
 func oneHop(network, _ string, c syscall.RawConn) error {
-	level, option := syscall.IPPROTO_IP, syscall.IP_TTL
-	if network == "tcp6" {
-		level, option = syscall.IPPROTO_IPV6, syscall.IPV6_UNICAST_HOPS
-	}
+	level, option := hopOption(network)
 	var err error
 	if closed := c.Control(func(fd uintptr) { err = setInt(fd, level, option, 1) }); closed != nil {
 		return closed
 	}
 	return os.NewSyscallError("setsockopt", err)
+}
+
+// hopOption is what the kernel calls the TTL.
+func hopOption(network string) (level, option int) {
+	if network == "tcp6" {
+		return syscall.IPPROTO_IPV6, syscall.IPV6_UNICAST_HOPS
+	}
+	return syscall.IPPROTO_IP, syscall.IP_TTL
+}
+
+// network is that of one family alone.
+func network(a netip.Addr) string {
+	if a.Is6() {
+		return "tcp6"
+	}
+	return "tcp4"
 }
 
 // linkLocalError says what a person can do when a link-local address cannot be

@@ -1,7 +1,10 @@
 package listen
 
 import (
+	"errors"
+	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -62,6 +65,12 @@ type deadline struct {
 	mu    sync.Mutex
 	by    time.Duration // 0 for none
 	fired bool          // package net has been told that it is past
+
+	// Of reads alone, for closeSilent. net/http sets no deadline while a request is answered,
+	// and sets one before it waits for the next.
+	begun bool      // bytes came since there is a deadline: they are a request's
+	quiet time.Time // when closeSilent first saw the connection wait; zero if it has not
+	last  bool      // closeSilent has fired the deadline: the reader looks a last time, and ends the connection
 }
 
 // set is SetReadDeadline or SetWriteDeadline; tell is the socket's own. A time
@@ -69,8 +78,10 @@ type deadline struct {
 func (d *deadline) set(t, opened time.Time, tell func(time.Time) error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.by = 0
-	if !t.IsZero() {
+	d.by, d.last = 0, false
+	if t.IsZero() {
+		d.begun, d.quiet = false, time.Time{}
+	} else {
 		if d.by = t.Sub(opened); d.by <= 0 {
 			d.by, d.fired = 0, true
 			return tell(t)
@@ -92,6 +103,33 @@ func (d *deadline) expire(since time.Duration, tell func(time.Time) error) {
 	}
 }
 
+// closeSilent fires the deadline where nothing has come for so long since it was first called.
+func (d *deadline) closeSilent(patience time.Duration, now time.Time, tell func(time.Time) error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.by == 0 || d.begun: // a request is read or answered
+		return
+	case d.quiet.IsZero():
+		d.quiet = now
+	}
+	if now.Sub(d.quiet) >= patience && !d.last {
+		d.last, d.fired = true, true
+		_ = tell(time.Unix(1, 0)) // it fails only on a closed connection
+	}
+}
+
+// came notes that bytes did, and takes back what closeSilent may just have done.
+func (d *deadline) came(tell func(time.Time) error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.begun, d.quiet = d.by != 0, time.Time{}
+	if d.last {
+		d.last, d.fired = false, false
+		_ = tell(time.Time{})
+	}
+}
+
 // stream is what *net.TCPConn and *net.UnixConn have in common. net/http ends a
 // connection with CloseWrite where it finds one, so that its last answer is read.
 type stream interface {
@@ -105,9 +143,39 @@ type stream interface {
 type conn struct {
 	stream
 	owner       *shared
+	from        *listener
 	opened      time.Time
 	read, write deadline
 	once        sync.Once
+}
+
+// Read reads. A connection that closeSilent ends is ended here, by who reads from it:
+// nobody else knows for sure that no request has been read from it.
+func (c *conn) Read(p []byte) (int, error) {
+	for {
+		n, err := c.stream.Read(p)
+		switch {
+		case n > 0:
+			c.read.came(c.stream.SetReadDeadline)
+			return n, err
+		case err == nil || !c.lastLook(err):
+			return n, err
+		case hangUp(c.stream):
+			return 0, io.EOF
+		}
+		_ = c.stream.SetReadDeadline(time.Time{}) // something came: it is read, and answered
+	}
+}
+
+// lastLook reports whether a read failed because of closeSilent, once.
+func (c *conn) lastLook(err error) bool {
+	c.read.mu.Lock()
+	defer c.read.mu.Unlock()
+	if !c.read.last || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	c.read.last = false // and fired it stays, so that the next deadline of net/http takes effect
+	return true
 }
 
 func (c *conn) SetReadDeadline(t time.Time) error {

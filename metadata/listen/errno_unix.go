@@ -4,7 +4,10 @@ package listen
 
 import (
 	"errors"
+	"net"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 func inUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
@@ -31,4 +34,40 @@ func mostFiles() int {
 		return manyFiles
 	}
 	return int(min(uint64(r.Cur), manyFiles))
+}
+
+// hangUp tells the client that the connection ends, unless something of it waits to be
+// read: it then returns false and has done nothing. A client that sends between the look and the
+// end sees a connection end without an answer. On TCP that is two system calls apart; on a
+// Unix socket nothing is: what came before it was kept out is read, and what comes later fails to be sent.
+func hangUp(s stream) (done bool) {
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return false // closed: the read says so
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if _, err := peek(int(fd)); !errors.Is(err, unix.EAGAIN) {
+			return // bytes, or an end that the client made: reading tells
+		}
+		if _, ok := s.(*net.UnixConn); ok {
+			_ = unix.Shutdown(int(fd), unix.SHUT_RD)
+			if n, _ := peek(int(fd)); n > 0 {
+				return
+			}
+		}
+		done = true
+		_ = unix.Shutdown(int(fd), unix.SHUT_WR)
+	})
+	return done
+}
+
+// peek reads a byte and leaves it there.
+func peek(fd int) (n int, err error) {
+	var one [1]byte
+	for {
+		n, _, err = unix.Recvfrom(fd, one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
 }

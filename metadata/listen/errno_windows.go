@@ -26,3 +26,6 @@ func setInt(fd uintptr, level, option, value int) error {
 }
 
 func mostFiles() int { return manyFiles }
+
+// hangUp tells the client that the connection ends.
+func hangUp(s stream) (done bool) { return s.CloseWrite() == nil }

@@ -3,13 +3,17 @@
 //
 // Nothing here answers another host:
 //
-//   - [TCP] listens on loopback, and on the five addresses where containers and
+//   - [Opener.TCP] listens on loopback, and on the five addresses where containers and
 //     instances find credentials ([LinkLocal]), should this host have them. Every
 //     connection is checked again when it comes, because a host with
 //     route_localnet=1 hands packets from its neighbours to 127.0.0.1, and any host
 //     takes packets for an address of one interface on all of them. What
 //     leaves a link-local listener has TTL 1: no router carries it on.
-//   - [Unix] listens on a socket file that is its user's alone.
+//   - [Opener.Unix] listens on a socket file that is its user's alone, or one where
+//     the kernel's word about the caller decides.
+//
+// Sockets that systemd opened ([Inherit]) are held to the same, and used where they have the
+// address or path that is asked for.
 //
 // The listeners of one call share a cap on open connections, and their
 // deadlines are cheap and a little late. [ConnContext] is for http.Server; a handler
@@ -55,24 +59,33 @@ func share(files, doors int) int {
 	return min(maxConns, max(1, (max(files, 2*spareFiles)-spareFiles)/doors))
 }
 
+// Opener opens the listeners of a process.
+type Opener struct {
+	// Doors is how many calls of TCP and Unix the process makes, at least 1: they
+	// share its descriptors evenly.
+	Doors int
+
+	// Inherited are the sockets to use, where they are the ones asked for. nil for none.
+	Inherited *Inherited
+}
+
 // TCP listens on the given literal addresses, such as "127.0.0.1:9170",
 // "[::1]:9170" and "169.254.170.2:80". All of them share one cap on open
 // connections; beyond it, callers wait in the kernel's queue until one closes.
 // Who is not of this host is closed without a word.
-//
-// doors is how many calls of TCP and [Unix] the process makes, at least 1: they
-// share its descriptors evenly.
 //
 // [::1] on a host that does not have it is left out, and skipped says so, one
 // sentence for each. Any other failure closes what was opened and is returned:
 // a port that somebody else holds is never exchanged for another, and a
 // link-local address that is missing was asked for. For one that is there and
 // not usable yet, TCP waits three seconds, or until ctx ends.
-func TCP(ctx context.Context, doors int, addresses ...string) (listeners []net.Listener, skipped []string, err error) {
-	return tcp(ctx, share(mostFiles(), doors), addresses)
+func (o Opener) TCP(ctx context.Context, addresses ...string) (listeners []net.Listener, skipped []string, err error) {
+	return o.tcp(ctx, o.share(), addresses)
 }
 
-func tcp(ctx context.Context, conns int, addresses []string) (listeners []net.Listener, skipped []string, err error) {
+func (o Opener) share() int { return share(mostFiles(), max(1, o.Doors)) }
+
+func (o Opener) tcp(ctx context.Context, conns int, addresses []string) (listeners []net.Listener, skipped []string, err error) {
 	defer func() {
 		if err != nil {
 			for _, l := range listeners {
@@ -87,7 +100,13 @@ func tcp(ctx context.Context, conns int, addresses []string) (listeners []net.Li
 		if err != nil {
 			return listeners, nil, err
 		}
-		l, err := bindSoon(ctx, at)
+		l, ok, err := o.Inherited.tcp(at)
+		if err != nil {
+			return listeners, nil, err
+		}
+		if !ok {
+			l, err = bindSoon(ctx, at)
+		}
 		switch {
 		case err == nil:
 			listeners = append(listeners, newListener(l, all))
@@ -108,11 +127,19 @@ func parse(s string) (netip.AddrPort, error) {
 	if err != nil {
 		return at, fmt.Errorf("listen address %q: want a literal address and a port, such as 127.0.0.1:9170 or [::1]:9170", s)
 	}
-	if a := at.Addr(); a != loopback4 && a != loopback6 && !LinkLocal(a) {
-		return at, fmt.Errorf("listen address %q: only 127.0.0.1, [::1] and the addresses of the ECS, EKS and instance endpoints may be listened on; "+
-			"credentials do not leave this host", s)
+	if err := allowed(at); err != nil {
+		return at, fmt.Errorf("listen address %q: %w", s, err)
 	}
 	return at, nil
+}
+
+// allowed says why an address may not be listened on, nil if it may.
+func allowed(at netip.AddrPort) error {
+	if a := at.Addr(); a != loopback4 && a != loopback6 && !LinkLocal(a) {
+		return errors.New("only 127.0.0.1, [::1] and the addresses of the ECS, EKS and instance endpoints may be listened on; " +
+			"credentials do not leave this host")
+	}
+	return nil
 }
 
 // A new IPv6 address cannot be bound while the system asks whether a neighbour has
@@ -139,10 +166,6 @@ func bindSoon(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
 }
 
 func bind(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
-	network := "tcp4"
-	if at.Addr().Is6() {
-		network = "tcp6" // on that family alone
-	}
 	// Both ends are on this host: no peer can vanish without the kernel
 	// telling, so probing for it would only cost three system calls a connection.
 	lc := net.ListenConfig{KeepAlive: -1}
@@ -150,7 +173,7 @@ func bind(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
 	if LinkLocal(at.Addr()) {
 		lc.Control = oneHop
 	}
-	return lc.Listen(ctx, network, at.String())
+	return lc.Listen(ctx, network(at.Addr()), at.String())
 }
 
 // bindError says what a person can do about err. It reads well after "stsbroker: ".
@@ -203,19 +226,21 @@ func newShared(conns int) *shared {
 func (s *shared) crowded() bool { return len(s.slots) > cap(s.slots)/2 }
 
 // own reports whether the other end of c is this user's, as far as the kernel tells
-// such things at all. A socket has a mode that keeps others out.
+// such things at all. On a Unix socket that is others' too, root counts as this user:
+// for one with mode 0600 those two are all there are.
 func (s *shared) own(c net.Conn) bool {
-	here, there := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
-	if !here.IsValid() {
-		return true
+	if u, ok := c.(*net.UnixConn); ok {
+		cred, err := peer.OfUnix(u)
+		return err == nil && (cred.UID == 0 || int(cred.UID) == os.Geteuid())
 	}
+	here, there := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
 	s.tells.Do(func() { s.untold = peer.Works() != nil })
 	cred, err := peer.OfTCP(here, there)
 	return s.untold || err == nil && int(cred.UID) == os.Geteuid()
 }
 
-func (s *shared) open(c stream) *conn {
-	o := &conn{stream: c, owner: s, opened: time.Now()}
+func (s *shared) open(c stream, from *listener) *conn {
+	o := &conn{stream: c, owner: s, from: from, opened: time.Now()}
 	s.deadlines.add(o)
 	return o
 }
@@ -253,10 +278,31 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if s, ok := c.(stream); ok && local(c) && (!l.shared.crowded() || l.shared.own(c)) {
-			return l.shared.open(s), nil
+			return l.shared.open(s, l), nil
 		}
 		_ = c.Close() // without a word, and without a log line that a neighbour could write at will
 	}
+}
+
+// CloseSilent ends connections of this listener on which it has seen nothing come for that long,
+// since they were accepted or since their last answer, and returns how many are open
+// still. It looks when it is called, and so is to be called again and again.
+//
+// Such a connection is ended where nothing waits to be read, so that no request that has arrived is lost, and
+// none that is under way is touched. Called while requests are still accepted it
+// needs a server with time-outs for idle connections and for headers, as both doors and control have.
+func (l *listener) CloseSilent(patience time.Duration) (open int) {
+	now := time.Now()
+	d := &l.shared.deadlines
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c := range d.conns {
+		if c.from == l {
+			open++
+			c.read.closeSilent(patience, now, c.stream.SetReadDeadline)
+		}
+	}
+	return open
 }
 
 // Close stops accepting; connections go on.

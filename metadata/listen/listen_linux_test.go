@@ -119,7 +119,7 @@ func TestWithoutIPv6(t *testing.T) {
 	if err := os.WriteFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6", []byte("1"), 0); err != nil {
 		t.Logf("no IPv6 to switch off: %v", err)
 	}
-	l, skipped, err := TCP(t.Context(), 1, "127.0.0.1:9170", "[::1]:9170")
+	l, skipped, err := Opener{Doors: 1}.TCP(t.Context(), "127.0.0.1:9170", "[::1]:9170")
 	if err != nil || len(l) != 1 || len(skipped) != 1 {
 		t.Fatalf("%v, %q, %v", l, skipped, err)
 	}
@@ -127,10 +127,10 @@ func TestWithoutIPv6(t *testing.T) {
 	if !strings.Contains(skipped[0], "[::1]:9170") || !strings.Contains(skipped[0], "IPv6") {
 		t.Errorf("said %q", skipped[0])
 	}
-	if _, _, err := TCP(t.Context(), 1, "[::1]:9170"); err == nil {
+	if _, _, err := (Opener{Doors: 1}).TCP(t.Context(), "[::1]:9170"); err == nil {
 		t.Error("listening on nothing is no error")
 	}
-	if l, skipped, err := TCP(t.Context(), 1, "127.0.0.1:9170", "[fd00:ec2::23]:9170"); err == nil || l != nil || skipped != nil {
+	if l, skipped, err := (Opener{Doors: 1}).TCP(t.Context(), "127.0.0.1:9170", "[fd00:ec2::23]:9170"); err == nil || l != nil || skipped != nil {
 		t.Errorf("a link-local address was left out: %v, %q, %v", l, skipped, err)
 	}
 }
@@ -205,7 +205,7 @@ func TestLinkLocalAddresses(t *testing.T) {
 		return
 	}
 	needIP(t)
-	loopback, _, err := TCP(t.Context(), 1, usable("127.0.0.1:9170", "[::1]:9170")...)
+	loopback, _, err := Opener{Doors: 1}.TCP(t.Context(), usable("127.0.0.1:9170", "[::1]:9170")...)
 	if err != nil || len(loopback) == 0 {
 		t.Fatal(loopback, err)
 	}
@@ -222,7 +222,7 @@ func TestLinkLocalAddresses(t *testing.T) {
 	for _, s := range usable(linkLocals()...) {
 		addr := netip.MustParseAddr(s)
 		at := netip.AddrPortFrom(addr, 80)
-		first, _, err := TCP(t.Context(), 1, "127.0.0.1:80", at.String())
+		first, _, err := Opener{Doors: 1}.TCP(t.Context(), "127.0.0.1:80", at.String())
 		if err == nil || first != nil {
 			t.Fatalf("%v: %v, %v", at, first, err)
 		}
@@ -231,11 +231,11 @@ func TestLinkLocalAddresses(t *testing.T) {
 			t.Fatalf("%v: said %q", at, err)
 		}
 		ip(t, command)
-		l, skipped, err := TCP(t.Context(), 1, at.String(), "127.0.0.1:80")
+		l, skipped, err := Opener{Doors: 1}.TCP(t.Context(), at.String(), "127.0.0.1:80")
 		if err != nil || len(l) != 2 || len(skipped) != 0 {
 			t.Fatalf("%v, after %s: %v, %q, %v", at, command, l, skipped, err)
 		}
-		if _, _, err := TCP(t.Context(), 1, at.String()); err == nil || !strings.Contains(err.Error(), "port 80 is taken") {
+		if _, _, err := (Opener{Doors: 1}).TCP(t.Context(), at.String()); err == nil || !strings.Contains(err.Error(), "port 80 is taken") {
 			t.Errorf("%v, twice: %v", at, err)
 		}
 
@@ -371,7 +371,7 @@ func TestNeighboursAreRefused(t *testing.T) {
 				}
 				ip(t, "ip addr add "+alone+" dev "+dev+nodad)
 				defer ip(t, "ip addr del "+alone+" dev "+dev)
-				l, _, err := TCP(t.Context(), 1, net.JoinHostPort(s, "80"))
+				l, _, err := Opener{Doors: 1}.TCP(t.Context(), net.JoinHostPort(s, "80"))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -463,7 +463,7 @@ func TestTentativeAddress(t *testing.T) {
 	ip(t, "ip addr add fd00:ec2::23/128 dev a0")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*settleGrain)
 	defer cancel()
-	l, _, err := TCP(ctx, 1, "[fd00:ec2::23]:80")
+	l, _, err := Opener{Doors: 1}.TCP(ctx, "[fd00:ec2::23]:80")
 	if err == nil || l != nil || ctx.Err() == nil {
 		t.Fatal(l, err)
 	}
@@ -474,14 +474,14 @@ func TestTentativeAddress(t *testing.T) {
 	}
 
 	other.run(func() { ip(t, "ip link set n0 up") }) // from here on the system asks, and nobody objects
-	l, _, err = TCP(t.Context(), 1, "[fd00:ec2::23]:80")
+	l, _, err = Opener{Doors: 1}.TCP(t.Context(), "[fd00:ec2::23]:80")
 	if err != nil || len(l) != 1 {
 		t.Fatal(l, err)
 	}
 	_ = l[0].Close()
 	ip(t, "ip addr del fd00:ec2::23/128 dev a0")
 	ip(t, command) // even here it takes a moment
-	l, _, err = TCP(t.Context(), 1, "[fd00:ec2::23]:80")
+	l, _, err = Opener{Doors: 1}.TCP(t.Context(), "[fd00:ec2::23]:80")
 	if err != nil || len(l) != 1 {
 		t.Fatal(l, err)
 	}
@@ -494,7 +494,7 @@ func TestPortWithoutPrivilege(t *testing.T) {
 	needIP(t)
 	refused := func(at string, want ...string) {
 		t.Helper()
-		l, _, err := TCP(t.Context(), 1, at)
+		l, _, err := Opener{Doors: 1}.TCP(t.Context(), at)
 		if err == nil || l != nil {
 			t.Errorf("%s: %v, %v", at, l, err)
 			return
@@ -529,7 +529,7 @@ func TestPortWithoutPrivilege(t *testing.T) {
 	sysctl(t, "ipv4/ip_unprivileged_port_start", "80") // as the error says
 	onThread(func() {
 		ordinary(t)
-		if l, _, err := TCP(t.Context(), 1, addresses...); err != nil || len(l) != len(addresses) {
+		if l, _, err := (Opener{Doors: 1}).TCP(t.Context(), addresses...); err != nil || len(l) != len(addresses) {
 			t.Errorf("%v, %v", l, err)
 		}
 	})
@@ -554,7 +554,7 @@ func TestUnixAppearsWhole(t *testing.T) {
 	if _, err := unix.InotifyAddWatch(watch, folder, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_ATTRIB|unix.IN_DELETE); err != nil {
 		t.Fatal(err)
 	}
-	l, err := Unix(1, filepath.Join(folder, "s"))
+	l, err := Opener{Doors: 1}.Unix(filepath.Join(folder, "s"), 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -584,7 +584,7 @@ func TestStrangersLeaveRoom(t *testing.T) {
 		t.Skip("not run: only root can make another user's socket")
 	}
 	const most = 16
-	l, _, err := tcp(t.Context(), most, []string{"127.0.0.1:0"})
+	l, _, err := Opener{}.tcp(t.Context(), most, []string{"127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

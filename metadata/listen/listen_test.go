@@ -23,12 +23,12 @@ func TestAddressesRefused(t *testing.T) {
 		"169.254.170.3:80", "169.254.169.253:80", "[::ffff:169.254.170.2]:80", "[fd00:ec2::23%lo]:80", "[fd00:ec2::2]:80", "[fe80::a9fe:a9fe]:80",
 		"169.254.170.2", "[fd00:ec2::23]", "2852039166:80",
 	} {
-		l, _, err := TCP(t.Context(), 1, "127.0.0.1:0", s)
+		l, _, err := Opener{Doors: 1}.TCP(t.Context(), "127.0.0.1:0", s)
 		if err == nil || len(l) != 0 || !strings.Contains(err.Error(), fmt.Sprintf("%q", s)) {
 			t.Errorf("%q: %v, %v", s, l, err)
 		}
 	}
-	if _, _, err := TCP(t.Context(), 1); err == nil {
+	if _, _, err := (Opener{Doors: 1}).TCP(t.Context()); err == nil {
 		t.Error("nothing to listen on is no error")
 	}
 }
@@ -68,20 +68,20 @@ func TestAddAddress(t *testing.T) {
 // A taken port is fatal, names its port and how to find who has it, and leaves
 // nothing half open.
 func TestPortTaken(t *testing.T) {
-	l, _, err := TCP(t.Context(), 1, "127.0.0.1:0")
+	l, _, err := Opener{Doors: 1}.TCP(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	free := l[0].Addr().String()
 	_ = l[0].Close()
-	taken, _, err := TCP(t.Context(), 1, "127.0.0.1:0")
+	taken, _, err := Opener{Doors: 1}.TCP(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken[0].Close()
 	_, port, _ := net.SplitHostPort(taken[0].Addr().String())
 
-	l, _, err = TCP(t.Context(), 1, free, taken[0].Addr().String())
+	l, _, err = Opener{Doors: 1}.TCP(t.Context(), free, taken[0].Addr().String())
 	if err == nil || l != nil {
 		t.Fatalf("%v, %v", l, err)
 	}
@@ -90,7 +90,7 @@ func TestPortTaken(t *testing.T) {
 			t.Errorf("%q does not say %q", err, want)
 		}
 	}
-	again, _, err := TCP(t.Context(), 1, free)
+	again, _, err := Opener{Doors: 1}.TCP(t.Context(), free)
 	if err != nil {
 		t.Fatalf("the first listener was left open: %v", err)
 	}
@@ -158,7 +158,7 @@ func greeted(t *testing.T, c net.Conn) {
 // everyKind runs f with listeners of each kind that hold at most conns connections.
 func everyKind(t *testing.T, conns int, f func(t *testing.T, l []net.Listener, all *shared)) {
 	t.Run("TCP", func(t *testing.T) {
-		l, _, err := tcp(t.Context(), conns, []string{"127.0.0.1:0", "127.0.0.1:0"})
+		l, _, err := Opener{}.tcp(t.Context(), conns, []string{"127.0.0.1:0", "127.0.0.1:0"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -170,7 +170,7 @@ func everyKind(t *testing.T, conns int, f func(t *testing.T, l []net.Listener, a
 		if runtime.GOOS == "windows" {
 			t.Skip("not run: Windows has no such listener")
 		}
-		l, err := onPath(conns, filepath.Join(shortDir(t), "s"))
+		l, err := onPath(conns, filepath.Join(shortDir(t), "s"), 0o600)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +208,7 @@ func testCap(t *testing.T, most int, l []net.Listener, slots chan struct{}) {
 
 // Close ends an Accept that waits for a slot.
 func TestCloseWhileFull(t *testing.T) {
-	l, _, err := tcp(t.Context(), 1, []string{"127.0.0.1:0"})
+	l, _, err := Opener{}.tcp(t.Context(), 1, []string{"127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,12 +237,12 @@ func TestDoorsShareTheDescriptors(t *testing.T) {
 			t.Errorf("%d doors, %d descriptors: %d for each, want %d", tc.doors, tc.files, got, tc.each)
 		}
 	}
-	one, _, err := TCP(t.Context(), 1, "127.0.0.1:0")
+	one, _, err := Opener{Doors: 1}.TCP(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer one[0].Close()
-	of1000, _, err := TCP(t.Context(), 1000, "127.0.0.1:0")
+	of1000, _, err := Opener{Doors: 1000}.TCP(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func TestDoorsShareTheDescriptors(t *testing.T) {
 }
 
 func TestCaller(t *testing.T) {
-	l, _, err := TCP(t.Context(), 1, "127.0.0.1:0")
+	l, _, err := Opener{Doors: 1}.TCP(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +314,7 @@ func TestUnixCaller(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, err := Unix(1, filepath.Join(shortDir(t), "s"))
+	ours, err := Opener{Doors: 1}.Unix(filepath.Join(shortDir(t), "s"), 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,9 +15,10 @@ import (
 	"github.com/stsbroker/stsbroker/internal/securefile"
 )
 
-// Unix listens on a Unix socket at path: mode 0600 from the first moment,
+// Unix listens on a Unix socket at path: with that mode from the first moment,
 // whatever the umask is, with a cap on open connections and deadlines as
-// [TCP] has them. doors is as there.
+// [Opener.TCP] has them. mode is 0600 for a user's own, and 0666 where whoever serves it asks the
+// kernel who calls ([Caller.Peer]).
 //
 // path.lock, beside it, is held from here until Close or the end of the process,
 // so that of two processes with the same path one is refused; the file
@@ -27,18 +28,23 @@ import (
 //
 // Close removes the socket, unless another has taken its place. The folder must exist and
 // is the caller's to judge: who may write there can put a socket of their own in our place.
-func Unix(doors int, path string) (net.Listener, error) {
+//
+// Where the path is that of an inherited socket, that one is used, as [Inherited.TakeUnix] has it.
+func (o Opener) Unix(path string, mode fs.FileMode) (net.Listener, error) {
 	if runtime.GOOS == "windows" {
 		return nil, fmt.Errorf("socket %s: Windows does not tell who connects to one; use another door", path)
 	}
-	l, err := onPath(share(mostFiles(), doors), path)
+	if l, ok, err := o.Inherited.unix(path, mode, o.share()); ok {
+		return l, err
+	}
+	l, err := onPath(o.share(), path, mode)
 	if err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-func onPath(conns int, path string) (*socketListener, error) {
+func onPath(conns int, path string, mode fs.FileMode) (*socketListener, error) {
 	unlock, held, err := securefile.Lock(path + ".lock")
 	if err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
@@ -46,7 +52,7 @@ func onPath(conns int, path string) (*socketListener, error) {
 	if !held {
 		return nil, fmt.Errorf("socket %s: another broker serves it, and holds %s.lock; stop that one, or name another path", path, path)
 	}
-	l, made, err := socket(path)
+	l, made, err := socket(path, mode)
 	if err != nil {
 		unlock()
 		return nil, fmt.Errorf("socket %s: %w", path, err)
@@ -57,7 +63,7 @@ func onPath(conns int, path string) (*socketListener, error) {
 // socket makes the socket in a folder where nobody else can reach it, and moves
 // it to path when it has its mode: bind(2) takes the mode from the
 // umask, and the umask is the whole process's.
-func socket(path string) (l *net.UnixListener, made fs.FileInfo, err error) {
+func socket(path string, mode fs.FileMode) (l *net.UnixListener, made fs.FileInfo, err error) {
 	if err := vacant(path); err != nil {
 		return nil, nil, err
 	}
@@ -77,7 +83,7 @@ func socket(path string) (l *net.UnixListener, made fs.FileInfo, err error) {
 		return nil, nil, err
 	}
 	l.SetUnlinkOnClose(false) // it would look for the hidden name
-	err = os.Chmod(hidden, 0o600)
+	err = os.Chmod(hidden, mode)
 	if err == nil {
 		made, err = os.Lstat(hidden)
 	}

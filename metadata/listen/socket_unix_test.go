@@ -36,7 +36,7 @@ func TestUnix(t *testing.T) {
 	folder := shortDir(t)
 	path := filepath.Join(folder, "http.sock")
 	for range 2 { // the lock file that stays is no hindrance
-		l, err := Unix(3, path)
+		l, err := Opener{Doors: 3}.Unix(path, 0o600)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +119,7 @@ func TestUnixRefused(t *testing.T) {
 		long:           "bytes too long",
 		"unlockable":   "is a directory",
 	} {
-		l, err := Unix(1, at(name))
+		l, err := Opener{Doors: 1}.Unix(at(name), 0o600)
 		if err == nil || l != nil {
 			t.Errorf("%s: %v, %v", name, l, err)
 			continue
@@ -128,7 +128,7 @@ func TestUnixRefused(t *testing.T) {
 			t.Errorf("%s: said %q, which lacks %q", name, err, want)
 		}
 		// Nobody holds the lock after an error.
-		if again, err := Unix(1, at(name)); err == nil || again != nil || strings.Contains(err.Error(), "another broker") {
+		if again, err := (Opener{Doors: 1}).Unix(at(name), 0o600); err == nil || again != nil || strings.Contains(err.Error(), "another broker") {
 			t.Errorf("%s, again: %v, %v", name, again, err)
 		}
 	}
@@ -144,7 +144,7 @@ func TestUnixRefused(t *testing.T) {
 	greeted(t, dial(t, squatter.Addr()))
 
 	// And that nobody answers on is replaced.
-	l, err := Unix(1, at("leftover"))
+	l, err := Opener{Doors: 1}.Unix(at("leftover"), 0o600)
 	must(err)
 	echo(t, []net.Listener{l})
 	greeted(t, dial(t, l.Addr()))
@@ -155,7 +155,7 @@ func TestUnixLongestPath(t *testing.T) {
 	folder := shortDir(t)
 	longest := 0
 	for n := 1; n <= 120; n++ {
-		l, err := Unix(1, filepath.Join(folder, strings.Repeat("x", n)))
+		l, err := Opener{Doors: 1}.Unix(filepath.Join(folder, strings.Repeat("x", n)), 0o600)
 		switch {
 		case err == nil:
 			if longest != n-1 {
@@ -188,7 +188,7 @@ func TestUnixRace(t *testing.T) {
 		var wg sync.WaitGroup
 		for range cap(won) {
 			wg.Go(func() {
-				switch l, err := Unix(1, path); {
+				switch l, err := (Opener{Doors: 1}).Unix(path, 0o600); {
 				case err == nil:
 					won <- l
 				case !strings.Contains(err.Error(), "another broker"):
@@ -211,7 +211,7 @@ const holdPath = "LISTEN_TEST_HOLD" // the path that this process is to hold unt
 
 func TestUnixOfAnotherProcess(t *testing.T) {
 	if path := os.Getenv(holdPath); path != "" {
-		if _, err := Unix(1, path); err != nil {
+		if _, err := (Opener{Doors: 1}).Unix(path, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		_, _ = io.WriteString(os.Stdout, "held\n")
@@ -240,7 +240,7 @@ func TestUnixOfAnotherProcess(t *testing.T) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "held\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
-	if _, err := Unix(1, path); err == nil || !strings.Contains(err.Error(), "another broker") || !strings.Contains(err.Error(), path+".lock") {
+	if _, err := (Opener{Doors: 1}).Unix(path, 0o600); err == nil || !strings.Contains(err.Error(), "another broker") || !strings.Contains(err.Error(), path+".lock") {
 		t.Errorf("while it lives: %v", err)
 	}
 	_ = other.Process.Kill()
@@ -248,7 +248,7 @@ func TestUnixOfAnotherProcess(t *testing.T) {
 	if _, err := os.Lstat(path); err != nil {
 		t.Errorf("a killed process removed its socket: %v", err)
 	}
-	l, err := Unix(1, path)
+	l, err := Opener{Doors: 1}.Unix(path, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +257,7 @@ func TestUnixOfAnotherProcess(t *testing.T) {
 
 func TestCloseLeavesAnothersSocket(t *testing.T) {
 	path := filepath.Join(shortDir(t), "s")
-	l, err := Unix(1, path)
+	l, err := Opener{Doors: 1}.Unix(path, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
