@@ -40,7 +40,7 @@ build: ## build ./stsbroker, static
 test: ## run the tests that need Go and make only; with -race where a C compiler exists
 	@cc=$$(CGO_ENABLED=1 go env CC); \
 	if command -v "$${cc%% *}" >/dev/null 2>&1; then \
-		echo "race detector: on (C compiler: $$cc)"; CGO_ENABLED=1 go test -race -timeout 8m ./...; \
+		echo "race detector: on (C compiler: $$cc)"; CGO_ENABLED=1 go test -race -timeout 8m ./... && go test -run TestWorkFactor ./internal/seal; \
 	elif [ "$(CI)" = true ]; then \
 		echo "race detector: no C compiler ($$cc), and CI requires it" >&2; exit 1; \
 	else \

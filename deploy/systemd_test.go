@@ -192,11 +192,10 @@ func TestUnitsHoldWhatNoAnalysisKnows(t *testing.T) {
 			t.Errorf("user: %s: implies PrivateUsers=yes", line)
 		}
 	}
-	if n := strings.Count(deploy.SystemService, deploy.Program); n != 1 || !strings.Contains(deploy.SystemService, "\nExecStart="+deploy.Program+" serve --system\n") {
-		t.Errorf("system: %s %d times, or not as install replaces it", deploy.Program, n)
-	}
-	if n := strings.Count(deploy.UserService, deploy.Program); n != 1 || !strings.Contains(deploy.UserService, "\nExecStart="+deploy.Program+" serve\n") {
-		t.Errorf("user: %s %d times, or not as install replaces it", deploy.Program, n)
+	for name, service := range map[string]string{"serve --system\n": deploy.SystemService, "serve\n": deploy.UserService} {
+		if n := strings.Count(service, deploy.Program); n != 2 || !strings.Contains(service, "\nExecStart="+deploy.Program+" "+name) || !strings.Contains(service, "\nExecReload="+deploy.Program+" ") {
+			t.Errorf("%s: %s %d times, or not as install replaces it", name, deploy.Program, n)
+		}
 	}
 	if n := strings.Count(deploy.LaunchAgent, "<string>"+deploy.Program+"</string>"); n != 1 || strings.Count(deploy.LaunchAgent, "<string>"+deploy.LaunchdLog+"</string>") != 1 {
 		t.Error("launchd: the program or the log is not where install replaces it")

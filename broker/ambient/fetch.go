@@ -87,6 +87,10 @@ func fetchECS(ctx context.Context, m *Minter) (reply, error) {
 func (m *Minter) authorization() (string, error) {
 	token, from := m.token.Reveal(), "AWS_CONTAINER_AUTHORIZATION_TOKEN"
 	if m.tokenFile != "" {
+		// Looking before opening keeps a FIFO from blocking the mint.
+		if info, err := os.Stat(m.tokenFile); err == nil && !info.Mode().IsRegular() {
+			return "", m.refuse(broker.KindConfig, nil, "its token file %s is not a regular file", m.tokenFile)
+		}
 		f, err := os.Open(m.tokenFile)
 		if err != nil {
 			return "", m.refuse(broker.KindConfig, err, "its token file cannot be read")

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stsbroker/stsbroker/internal/control"
+	"github.com/stsbroker/stsbroker/internal/seal"
 	"github.com/stsbroker/stsbroker/internal/securefile"
 )
 
@@ -44,8 +45,10 @@ It shows what it will write and run, and asks.`,
 		c.AddCommand(sub)
 		return sub
 	}
+	install := add("install", "write the service's files, enable it and start it", installService)
+	install.Flags().BoolVar(&o.identity, "identity-credential", false, "with --system: make the identity that opens sealed state, sealed by systemd-creds for this machine, unless there is one")
 	for _, sub := range []*cobra.Command{
-		add("install", "write the service's files, enable it and start it", installService),
+		install,
 		add("uninstall", "stop the service and remove what install wrote; keys, leases and configuration stay", uninstallService),
 	} {
 		sub.Flags().BoolVar(&o.yes, "yes", false, "do not ask")
@@ -56,7 +59,7 @@ It shows what it will write and run, and asks.`,
 	return c
 }
 
-type installOptions struct{ system, yes, dry, force bool }
+type installOptions struct{ system, yes, dry, force, identity bool }
 
 // may refuses what only root can do, before anybody is asked.
 func (o installOptions) may() error {
@@ -70,13 +73,15 @@ func (o installOptions) may() error {
 // install shows is what it does.
 type kit struct {
 	files     []serviceFile
+	folder    string                      // that is made where it is missing, and stays; "" for none
 	start     [][]string                  // after the files are written for the first time
 	restart   [][]string                  // in its place when the service was there before
 	stop      [][]string                  // before the files are removed
 	forget    [][]string                  // after
 	available func(context.Context) error // nil if the manager can be talked to; else what to do
 	state     func(context.Context) (serviceState, error)
-	hint      string // what a person may want next; "" for nothing
+	keeps     []string // what uninstall leaves, beside the state folder
+	hint      string   // what a person may want next; "" for nothing
 }
 
 // serviceFile is a file that only its owner may write and everybody may read.
@@ -231,7 +236,15 @@ func installService(ctx context.Context, g *globals, o installOptions) error {
 	if err := k.fill(self, arguments); err != nil {
 		return err
 	}
-	var acts []act
+	acts, err := o.identityActs()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(k.folder); k.folder != "" && errors.Is(err, fs.ErrNotExist) {
+		acts = append(acts, act{text: "make the folder " + k.folder, do: func(context.Context) error {
+			return os.Mkdir(k.folder, 0o755) //nolint:gosec // the service reads what root puts there
+		}})
+	}
 	before, commands := false, k.start
 	for _, f := range k.files {
 		there, err := f.find()
@@ -252,7 +265,7 @@ func installService(ctx context.Context, g *globals, o installOptions) error {
 		commands = k.restart
 	}
 	for _, c := range commands {
-		acts = append(acts, act{run: c, text: "run " + shell(c)})
+		acts = append(acts, runs(c))
 	}
 	if !o.dry {
 		if err := k.available(ctx); err != nil {
@@ -287,7 +300,7 @@ func uninstallService(ctx context.Context, g *globals, o installOptions) error {
 	}
 	var acts []act
 	for _, c := range k.stop {
-		acts = append(acts, act{run: c, text: "run " + shell(c)})
+		acts = append(acts, runs(c))
 	}
 	removed := 0
 	for _, f := range k.files {
@@ -304,7 +317,7 @@ func uninstallService(ctx context.Context, g *globals, o installOptions) error {
 		acts = append(acts, act{file: &f, remove: true, text: "remove " + f.path})
 	}
 	for _, c := range k.forget {
-		acts = append(acts, act{run: c, text: "run " + shell(c)})
+		acts = append(acts, runs(c))
 	}
 	if removed == 0 {
 		remark("nothing is installed that service install wrote")
@@ -318,11 +331,7 @@ func uninstallService(ctx context.Context, g *globals, o installOptions) error {
 	if done, err := perform(ctx, o, acts); !done {
 		return err
 	}
-	left := []string{p.state}
-	if p.config != "" {
-		left = append(left, p.config)
-	}
-	remark("the service is gone; %s stay, with keys, tokens and what was minted: remove them yourself", strings.Join(left, " and "))
+	remark("the service is gone; what it kept stays, and so do keys and tokens: %s. Remove them yourself", strings.Join(append(k.keeps, p.state), ", "))
 	return nil
 }
 
@@ -358,7 +367,45 @@ type act struct {
 	text   string // what it is, for a person
 	file   *serviceFile
 	remove bool
-	run    []string
+	do     func(context.Context) error // what is not about a file
+}
+
+// runs is the act of running a command.
+func runs(command []string) act {
+	return act{text: "run " + shell(command), do: func(ctx context.Context) error {
+		_, err := manage(ctx, nil, command)
+		return err
+	}}
+}
+
+// credentialStore is where systemd looks for the unit's LoadCredentialEncrypted=.
+const credentialStore = "/etc/credstore.encrypted"
+
+// identityActs make the identity that seals state: nobody ever has it on a disk in the
+// clear. One that is there is never replaced, since nothing else opens what it sealed.
+func (o installOptions) identityActs() ([]act, error) {
+	path := filepath.Join(credentialStore, systemdIdentity)
+	if !o.identity {
+		return nil, nil
+	}
+	if !o.system {
+		return nil, usage("--identity-credential is for --system; for a service of your own, stsbroker unlock makes an identity")
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	seals := []string{"systemd-creds", "encrypt", "--name=" + systemdIdentity, "-", path}
+	return []act{{text: "make an identity, and give it to: " + shell(seals), do: func(ctx context.Context) error {
+		if err := os.MkdirAll(credentialStore, 0o700); err != nil {
+			return err
+		}
+		identity, err := seal.MakeIdentity()
+		if err != nil {
+			return err
+		}
+		_, err = manage(ctx, identity, seals)
+		return err
+	}}}, nil
 }
 
 // perform shows the plan, asks, and carries it out. done is false if it was not.
@@ -394,7 +441,7 @@ func perform(ctx context.Context, o installOptions, acts []act) (done bool, err 
 		case a.file != nil:
 			err = a.file.write()
 		default:
-			_, err = manage(ctx, a.run)
+			err = a.do(ctx)
 		}
 		if err != nil {
 			return false, fmt.Errorf("%s: %w", a.text, err)
@@ -403,13 +450,16 @@ func perform(ctx context.Context, o installOptions, acts []act) (done bool, err 
 	return true, nil
 }
 
-// manage runs a command of a service manager and returns its stdout. What it says on
-// stderr is the error.
-func manage(ctx context.Context, args []string) (string, error) {
+// manage runs a command of a service manager, with input if that is not nil, and returns
+// its stdout. What it says on stderr is the error.
+func manage(ctx context.Context, input []byte, args []string) (string, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // from a kit's table
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if input != nil {
+		cmd.Stdin = bytes.NewReader(input)
+	}
 	if err := cmd.Run(); err != nil {
 		if said := strings.TrimSpace(stderr.String()); said != "" {
 			err = fmt.Errorf("%w: %s", err, oneLine(said))

@@ -32,13 +32,13 @@ func launchdKit(home string, uid int) kit {
 			if _, err := exec.LookPath("launchctl"); err != nil {
 				return errors.New("there is no launchctl here")
 			}
-			if _, err := manage(ctx, []string{"launchctl", "print", domain}); err != nil {
+			if _, err := manage(ctx, nil, []string{"launchctl", "print", domain}); err != nil {
 				return fmt.Errorf("launchd has no session for this user here (over ssh, say): log in at the screen, and run it there (%w)", err)
 			}
 			return nil
 		},
 		state: func(ctx context.Context) (serviceState, error) {
-			out, err := manage(ctx, []string{"launchctl", "print", target})
+			out, err := manage(ctx, nil, []string{"launchctl", "print", target})
 			if err != nil { // that is how it says that it does not know the agent
 				return serviceState{}, nil //nolint:nilerr // see above
 			}

@@ -23,11 +23,12 @@ type unitFolders struct {
 	own      string // what install writes
 	packaged string // what a package brought
 	users    string // of sysusers.d; "" for a user's service
+	config   string // made where it is missing; "" for a user's service
 }
 
 func systemdFolders(p place) unitFolders {
 	if p.system {
-		return unitFolders{"/etc/systemd/system", "/usr/lib/systemd/system", "/etc/sysusers.d"}
+		return unitFolders{own: "/etc/systemd/system", packaged: "/usr/lib/systemd/system", users: "/etc/sysusers.d", config: "/etc/stsbroker"}
 	}
 	configs, _ := p.folders()
 	return unitFolders{own: filepath.Join(configs, "systemd", "user"), packaged: "/usr/lib/systemd/user"}
@@ -50,18 +51,18 @@ func systemdKit(p place, folders unitFolders) (k kit) {
 		k.files = []serviceFile{unit(unitSocket, socket), unit(unitService, service)}
 		if p.system {
 			users := serviceFile{path: filepath.Join(folders.users, "stsbroker.conf"), text: deploy.SystemUser, comment: "#"}
-			k.files = append(k.files, users)
+			k.files, k.folder = append(k.files, users), folders.config
 			k.start = append(k.start, []string{"systemd-sysusers", users.path})
 		}
 	}
 	k.start = append(k.start, call("daemon-reload"))
 	k.restart = append(k.start[:len(k.start):len(k.start)], call("enable", unitSocket, unitService), call("restart", unitSocket, unitService))
 	k.start = append(k.start, call("enable", "--now", unitSocket, unitService))
-	k.stop = [][]string{call("disable", "--now", unitService, unitSocket)}
+	k.stop = [][]string{call("disable", "--now", unitService, unitSocket), call("clean", "--what=runtime", unitService)}
 	k.forget = [][]string{call("daemon-reload")}
 	k.available = func(ctx context.Context) error { return systemdAvailable(ctx, p, call("show", "--property=Version")) }
 	k.state = func(ctx context.Context) (serviceState, error) {
-		out, err := manage(ctx, call("show", "--property=LoadState,ActiveState,SubState,StatusText,Result,MainPID,UnitFileState,ActiveEnterTimestamp,NRestarts", unitService, unitSocket))
+		out, err := manage(ctx, nil, call("show", "--property=LoadState,ActiveState,SubState,StatusText,Result,MainPID,UnitFileState,ActiveEnterTimestamp,NRestarts", unitService, unitSocket))
 		if err != nil {
 			return serviceState{}, err
 		}
@@ -71,6 +72,7 @@ func systemdKit(p place, folders unitFolders) (k kit) {
 		k.hint = "it ends when you log out; to keep it running: loginctl enable-linger"
 	}
 	if p.system {
+		k.keeps = []string{folders.config, filepath.Join(credentialStore, systemdIdentity), "the user stsbroker", "/var/log/stsbroker"}
 		k.hint = "its configuration is /etc/stsbroker/stsbroker.yaml; after a change: systemctl reload stsbroker"
 	}
 	return k
@@ -87,15 +89,16 @@ func (k *kit) fill(program, config string) error {
 			f.text = strings.ReplaceAll(f.text, deploy.Program, xmlText(program))
 			continue
 		}
-		const line = "\nExecStart=" + deploy.Program + " serve"
-		to := "\nExecStart=" + unitWord(program) + " serve"
+		word := unitWord(program)
 		if config != "" {
 			if err := judgeUnitWord(config); err != nil {
 				return err
 			}
-			to = "\nExecStart=" + unitWord(program) + " --config " + unitWord(config) + " serve"
+			f.text = strings.Replace(f.text, "\nExecStart="+deploy.Program+" ", "\nExecStart="+deploy.Program+" --config "+unitWord(config)+" ", 1)
 		}
-		f.text = strings.Replace(f.text, line, to, 1)
+		for _, key := range []string{"ExecStart=", "ExecReload="} {
+			f.text = strings.Replace(f.text, "\n"+key+deploy.Program+" ", "\n"+key+word+" ", 1)
+		}
 	}
 	return nil
 }
@@ -121,7 +124,7 @@ func systemdAvailable(ctx context.Context, p place, try []string) error {
 	if _, err := exec.LookPath(try[0]); err != nil {
 		return errors.New("there is no systemctl here, so no systemd (a container, another init): have stsbroker serve started by what starts things here")
 	}
-	_, err := manage(ctx, try)
+	_, err := manage(ctx, nil, try)
 	if err == nil {
 		return nil
 	}

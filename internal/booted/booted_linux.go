@@ -208,6 +208,14 @@ func (m *Machine) ScriptAs(user, sh string) (out string, err error) {
 	return string(b), err
 }
 
+// User makes a user with a home, whose own systemd runs from then on.
+func (m *Machine) User(t *testing.T, name string) {
+	t.Helper()
+	m.Run(t, "useradd", "--create-home", "--shell", "/bin/sh", name)
+	m.Run(t, "loginctl", "enable-linger", name)
+	m.Run(t, "systemctl", "start", fmt.Sprintf("user@%s.service", strings.TrimSpace(m.Run(t, "id", "-u", name))))
+}
+
 // Write makes a file inside, of root, and the folders above it.
 func (m *Machine) Write(t *testing.T, inside string, mode fs.FileMode, data []byte) {
 	t.Helper()
@@ -250,6 +258,7 @@ func (m *Machine) STS(t *testing.T) (url string) {
 	m.Copy(t, Build(t, "./internal/booted/standin", "-tags=booted"), "/usr/local/libexec/sts")
 	m.Run(t, append([]string{"systemd-run", "--quiet", "--unit=sts", "--property=Type=notify", "/usr/local/libexec/sts", address, authority}, names...)...)
 	m.Run(t, "sh", "-c", "echo 127.0.0.1 "+strings.Join(names, " ")+" >>/etc/hosts && update-ca-certificates")
+	m.Run(t, "sh", "-c", "cat "+authority+" >>/usr/lib/python3/dist-packages/awscli/botocore/cacert.pem") // the AWS CLI's own
 	return "http://" + address
 }
 

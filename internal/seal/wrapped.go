@@ -50,8 +50,7 @@ const (
 	scryptHead = ageHead + "-> scrypt " // a file for a passphrase is for nobody else (age-encryption.org/v1, "scrypt recipient stanza")
 	pluginHead = "AGE-PLUGIN-"
 
-	workFactor     = 18 // 2^18: a second, and 256 MB
-	mostWorkFactor = 20 // four of each
+	mostWorkFactor = 20 // 2^20: four seconds, and a gigabyte
 )
 
 // KindOfIdentity says what the text of an identity file is, from what it begins with.
