@@ -20,3 +20,12 @@ func (t *Tokens) EndFiles(keep []string) {
 		t.publish(m)
 	}
 }
+
+// NameOf returns what a person calls the token with this id, "" for those that have no
+// name, and for one that is not known.
+func (t *Tokens) NameOf(id string) string {
+	if k := t.all()[id]; k != nil {
+		return k.grant.Name
+	}
+	return ""
+}

@@ -28,6 +28,10 @@ type metrics struct {
 	lapsed      prometheus.Counter
 	clockSteps  prometheus.Counter
 	lame        *prometheus.GaugeVec
+	reloads     *prometheus.CounterVec
+	loaded      prometheus.Gauge
+
+	reloadOK, reloadFailed prometheus.Counter // of reloads, there from the start: an alert sees the first increase
 }
 
 func newMetrics() metrics {
@@ -58,13 +62,19 @@ func newMetrics() metrics {
 		lame: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "sts_region_lame", Help: "Whether STS does not answer in a region that fallback regions stand in for (1), or answers again (0).",
 		}, []string{"region"}),
+		reloads: prometheus.NewCounterVec(counter("reloads_total",
+			"Reloads of the configuration. result is ok, or failed: then the old one goes on."), []string{"result"}),
+		loaded: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "last_reload_success", Help: "Whether the configuration on disk was in effect after the last reload (1), or the one before went on (0).",
+		}),
 	}
+	m.reloadOK, m.reloadFailed = m.reloads.WithLabelValues(resultOK), m.reloads.WithLabelValues("failed")
 	m.usual = m.requests.WithLabelValues(broker.DoorContainer, statusLabel(http.StatusOK))
 	return m
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.mints, m.mintSeconds, m.servedLeft, m.servedStale, m.requests, m.lapsed, m.clockSteps, m.lame}
+	return []prometheus.Collector{m.mints, m.mintSeconds, m.servedLeft, m.servedStale, m.requests, m.lapsed, m.clockSteps, m.lame, m.reloads, m.loaded}
 }
 
 func (m *metrics) mint(e broker.Event, result string) {
@@ -90,6 +100,13 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 	gauge("waiters", "Callers that wait for a mint.", float64(s.Waiters), nil)
 	if s.AnyHeld {
 		gauge("smallest_time_left_seconds", "Smallest time left of all credentials that are kept fresh.", s.SmallestLeft.Seconds(), nil)
+	}
+	profiles := map[string]int{}
+	for state, n := range s.States {
+		profiles[stateLabel(state)] += n
+	}
+	for state, n := range profiles {
+		gauge("profiles", "Profiles by how they stand; those that only feed others left out.", float64(n), prometheus.Labels{"state": state})
 	}
 	// A bucket is ACCOUNT/REGION. The account stays out of the label; of
 	// several accounts in one region the one nearest to its limit counts.
@@ -129,6 +146,15 @@ func actionLabel(action string) string {
 		"GetSessionToken", "GetFederationToken", "GetDelegatedAccessToken", "credential_process",
 		"environment", "Ec2InstanceMetadata", "EcsContainer":
 		return action
+	}
+	return other
+}
+
+func stateLabel(s broker.State) string {
+	switch s {
+	case broker.StateUnservable, broker.StateIdle, broker.StateMinting, broker.StateFresh, broker.StateRenewing,
+		broker.StateFailing, broker.StateLapsed, broker.StateError, broker.StateLogin:
+		return string(s)
 	}
 	return other
 }

@@ -1,5 +1,5 @@
-// Package observe turns the broker's events into a log (zap) and metrics
-// (Prometheus).
+// Package observe turns the broker's events into a log (zap), metrics (Prometheus)
+// and, where one is configured, an audit log ([Audit]).
 //
 // The log may name profiles, key ids and callers; it never holds a secret. A
 // label of a metric holds even less: only words out of closed lists (doors,
@@ -13,6 +13,7 @@ package observe
 import (
 	"errors"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -80,7 +81,45 @@ func New(log *zap.Logger, stats func() broker.Stats) *Observer {
 	}
 	o.reg.MustRegister(o.metrics.all()...)
 	o.reg.MustRegister(gauges{stats})
+	o.metrics.loaded.Set(1) // else there would be no broker
 	return o
+}
+
+// Build tells which build runs: version is the program's own, the toolchain's is known.
+// It is called once.
+func (o *Observer) Build(version string) {
+	o.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "build_info", Help: "1; the labels say which build runs.",
+		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
+	}, func() float64 { return 1 }))
+}
+
+// Watch tells how the audit log fares. It is called once, where there is one.
+func (o *Observer) Watch(a *Audit) {
+	o.reg.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "audit_dropped_total", Help: "Lines of the audit log that were not written, and will not be.",
+		}, func() float64 { return float64(a.dropped.Load()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "audit_failing", Help: "Whether the audit log could not be written at the last try (1).",
+		}, func() float64 {
+			if a.failing.Load() {
+				return 1
+			}
+			return 0
+		}))
+}
+
+// Reloaded counts a reload of the configuration; err is why it changed nothing, nil if
+// it did.
+func (o *Observer) Reloaded(err error) {
+	if err != nil {
+		o.metrics.reloadFailed.Inc()
+		o.metrics.loaded.Set(0)
+		return
+	}
+	o.metrics.reloadOK.Inc()
+	o.metrics.loaded.Set(1)
 }
 
 // Observe records one event. A served set (the way of every request) costs a
@@ -261,12 +300,14 @@ func errorFields(err *broker.Error) []zap.Field {
 // profileField is the name as a terminal may show it: a caller may ask for one
 // that holds control characters.
 func profileField(name string) zap.Field {
-	return zap.String("profile", strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '\uFFFD'
-		}
-		return r
-	}, name))
+	return zap.String("profile", strings.Map(printableRune, name))
+}
+
+func printableRune(r rune) rune {
+	if !unicode.IsPrint(r) {
+		return '\uFFFD'
+	}
+	return r
 }
 
 // clip bounds text that a server chose.

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -61,8 +62,16 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 	o := New(zap.NewNop(), func() broker.Stats {
 		return broker.Stats{Waiters: 7, AnyHeld: true, SmallestLeft: 90 * time.Second, Budget: map[string]float64{
 			"111111111111/eu-central-1": 20, "222222222222/eu-central-1": 3.5, "111111111111/us-east-1": 0, "odd": 1,
-		}}
+		}, States: map[broker.State]int{broker.StateFresh: 3, broker.StateLogin: 1, broker.StateIdle: 0, "odd": 1, "odder": 1}}
 	})
+	o.Build("1.2.3")
+	wantLines(t, scrape(t, o),
+		`stsbroker_reloads_total{result="ok"} 0`, `stsbroker_reloads_total{result="failed"} 0`, `stsbroker_last_reload_success 1`)
+	o.Reloaded(nil)
+	o.Reloaded(errors.New("line 3: no such key"))
+	wantLines(t, scrape(t, o),
+		`stsbroker_reloads_total{result="ok"} 1`, `stsbroker_reloads_total{result="failed"} 1`, `stsbroker_last_reload_success 0`)
+	o.Reloaded(nil)
 	minted := broker.Event{Kind: broker.EventMinted, Profile: "dev", Action: "AssumeRole", Region: "eu-central-1", Took: 300 * time.Millisecond}
 	o.Observe(minted)
 	o.Observe(minted)
@@ -89,6 +98,13 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 		`stsbroker_leases_lapsed_total 1`,
 		`stsbroker_clock_steps_total 1`,
 		`stsbroker_waiters 7`,
+		`stsbroker_profiles{state="fresh"} 3`,
+		`stsbroker_profiles{state="login-needed"} 1`,
+		`stsbroker_profiles{state="idle"} 0`,
+		`stsbroker_profiles{state="other"} 2`,
+		`stsbroker_reloads_total{result="ok"} 2`,
+		`stsbroker_last_reload_success 1`,
+		`stsbroker_build_info{goversion="`+runtime.Version()+`",version="1.2.3"} 1`,
 		`stsbroker_smallest_time_left_seconds 90`,
 		`stsbroker_budget_calls{region="eu-central-1"} 3.5`,
 		`stsbroker_budget_calls{region="us-east-1"} 0`,
@@ -106,8 +122,10 @@ func TestNothingHeldHasNoSmallestTimeLeft(t *testing.T) {
 
 func TestMetricNamesFollowTheConventions(t *testing.T) {
 	o := New(zap.NewNop(), func() broker.Stats {
-		return broker.Stats{AnyHeld: true, Budget: map[string]float64{"1/eu-west-1": 1}}
+		return broker.Stats{AnyHeld: true, Budget: map[string]float64{"1/eu-west-1": 1}, States: map[broker.State]int{broker.StateFresh: 1}}
 	})
+	o.Build("dev")
+	o.Watch(audited(t, AuditOptions{}))
 	everyEvent(o, full())
 	o.Request(broker.DoorContainer, 200)
 	text := scrape(t, o)
@@ -127,8 +145,8 @@ func TestMetricNamesFollowTheConventions(t *testing.T) {
 			}
 		}
 	}
-	if families != 10 {
-		t.Errorf("%d families, want 10:\n%s", families, text)
+	if families != 16 {
+		t.Errorf("%d families, want 16:\n%s", families, text)
 	}
 }
 
@@ -315,6 +333,7 @@ func full() broker.Event {
 	}
 	return broker.Event{
 		Profile: "dev", Action: "AssumeRole", Region: "eu-central-1", KeyID: creds.AccessKeyID,
+		AccountID: creds.AccountID, RoleARN: creds.RoleARN, Expires: time.Date(2026, 11, 23, 4, 5, 6, 0, time.UTC),
 		Caller: broker.Caller{
 			Door: broker.DoorContainer, Remote: netip.MustParseAddrPort("127.0.0.1:4711"),
 			Peer: broker.NewPeer(1000, 42), Token: "ci",

@@ -9,12 +9,17 @@ import (
 
 // crew runs the parts of a broker until one fails or its context ends. Parts come and
 // go meanwhile: a reload opens a door and closes another.
+//
+// At the end the doors and what else faces outward end first; what they stand on, the
+// broker itself, goes on until the last request is answered.
 type crew struct {
 	mu      sync.Mutex
 	ctx     context.Context // nil before run
 	cancel  context.CancelFunc
+	base    context.Context // of those that the others stand on
 	members []*member
-	running sync.WaitGroup
+	facing  sync.WaitGroup // those that run, by when they end
+	bearing sync.WaitGroup
 	failed  error // of the first that did
 }
 
@@ -22,17 +27,27 @@ type crew struct {
 // be nil.
 type member struct {
 	crew *crew
+	base bool // others stand on it
 	run  func(context.Context) error
 	end  func() error
 	stop context.CancelFunc // nil: it does not run
 	done chan struct{}
 }
 
-// join adds a part. It runs from now on, or from the crew's run on.
+// join adds a part. It runs from now on, or from the crew's work on.
 func (c *crew) join(run func(context.Context) error, end func() error) *member {
+	return c.add(&member{run: run, end: end})
+}
+
+// bear adds a part that others stand on.
+func (c *crew) bear(run func(context.Context) error) *member {
+	return c.add(&member{run: run, base: true})
+}
+
+func (c *crew) add(m *member) *member {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m := &member{crew: c, run: run, end: end, done: make(chan struct{})}
+	m.crew, m.done = c, make(chan struct{})
 	c.members = append(c.members, m)
 	c.begin(m)
 	return m
@@ -42,12 +57,16 @@ func (c *crew) begin(m *member) {
 	if c.ctx == nil || c.ctx.Err() != nil || m.run == nil {
 		return
 	}
-	ctx, stop := context.WithCancel(c.ctx)
+	within, running := c.ctx, &c.facing
+	if m.base {
+		within, running = c.base, &c.bearing
+	}
+	ctx, stop := context.WithCancel(within)
 	m.stop = stop
-	c.running.Go(func() {
+	running.Go(func() {
 		defer close(m.done)
 		err := m.run(ctx)
-		if left := ctx.Err() != nil && c.ctx.Err() == nil; left || err == nil && c.ctx.Err() != nil {
+		if left := ctx.Err() != nil && within.Err() == nil; left || err == nil && c.ctx.Err() != nil {
 			return
 		}
 		c.mu.Lock()
@@ -76,7 +95,10 @@ func (m *member) leave() error {
 
 // work runs all until ctx ends or one fails; all have ended when it returns.
 func (c *crew) work(ctx context.Context) error {
+	base, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
 	c.mu.Lock()
+	c.base = base
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	defer c.cancel()
 	for _, m := range c.members {
@@ -84,7 +106,9 @@ func (c *crew) work(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	<-c.ctx.Done()
-	c.running.Wait()
+	c.facing.Wait()
+	end()
+	c.bearing.Wait()
 	return c.failed
 }
 

@@ -64,7 +64,7 @@ func (v view) take(ctx context.Context) (err error) {
 	v.locate(wanted)
 	if before == v.setup || before.sts != v.sts {
 		old := v.mints
-		v.app.mints = v.crew.join(v.sts.Run, nil)
+		v.app.mints = v.crew.bear(v.sts.Run)
 		if old != nil {
 			v.complain("STS", old.leave())
 			before.sts.CloseIdle()

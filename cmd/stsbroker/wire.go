@@ -377,22 +377,21 @@ func (p place) socketMode() os.FileMode {
 
 // run serves until ctx ends or a part fails, and stops everything before it returns.
 func (a *app) run(ctx context.Context) error {
-	begin := func(run func(context.Context) error) { a.crew.join(run, nil) }
-	begin(a.broker.Run)
-	begin(a.supervisor.run)
-	if a.watcher != nil {
-		begin(a.watcher.Run)
-	}
-	begin(a.tokens.Run)
-	begin(a.minted.run(func() { a.now.Load().sts.CloseIdle() }))
+	a.crew.bear(a.broker.Run)
+	a.crew.bear(a.tokens.Run)
+	a.crew.bear(a.minted.run(func() { a.now.Load().sts.CloseIdle() }))
 	if a.leases != nil {
-		begin(a.leases.Run)
+		a.crew.bear(a.leases.Run)
+	}
+	a.crew.join(a.supervisor.run, nil)
+	if a.watcher != nil {
+		a.crew.join(a.watcher.Run, nil)
 	}
 	if a.notifier != nil {
-		begin(func(ctx context.Context) error { a.notifier.Run(ctx); return nil })
+		a.crew.join(func(ctx context.Context) error { a.notifier.Run(ctx); return nil }, nil)
 	}
 	if !a.embedded {
-		begin(a.tidyKeys)
+		a.crew.join(a.tidyKeys, nil)
 	}
 	return errors.Join(a.crew.work(ctx), a.close())
 }
