@@ -146,6 +146,10 @@ type Grant struct {
 	UID      uint32   // the second factor; read only when BoundUID
 	BoundUID bool
 	Exec     bool // of a child of exec: only these may have profiles that are minted once
+
+	// NeedsPeer asks for the kernel's word about the caller although the grant is bound
+	// to nobody: there are rules for users.
+	NeedsPeer bool
 }
 
 // Admits is the second factor of a grant that is bound to a user: the kernel

@@ -111,10 +111,13 @@ func (d *container) serve(w http.ResponseWriter, r *http.Request, conn *listen.C
 	}
 	var profile string
 	if e == nil {
-		profile, e = d.choose(r.URL, may)
+		profile, e = d.choose(r.Context(), r.URL, who, may)
 	}
 	if e == nil && who.Door != broker.DoorContainer && !may.covers(profile) { // what tokens are for, Source knows
 		e = &broker.Error{Kind: broker.KindForbidden, Public: "without a token this endpoint gives only some profiles, and this is none of them: send the token that stsbroker env prints"}
+		if err := d.Tokenless.Access.Authorize(r.Context(), who, profile); err != nil { // what is on the list, those learn who may have it
+			e = broker.AsError(err)
+		}
 	}
 	if e != nil {
 		d.refuse(w, statusOf(e.Kind), who, e)
@@ -161,7 +164,7 @@ func (d *container) recognise(r *http.Request, conn *listen.Caller, who *broker.
 		return right{}, broker.AsError(err)
 	}
 	who.Token, who.Exec = grant.ID, grant.Exec
-	if grant.BoundUID {
+	if grant.BoundUID || grant.NeedsPeer {
 		var unknown error
 		who.Peer, unknown = conn.Peer()
 		if err := grant.Admits(who.Peer); err != nil {
@@ -191,14 +194,14 @@ func (d *container) authenticate(values []string) (*broker.Grant, error) {
 // choose returns the profile that a path means to a caller. Its errors are of
 // [broker.KindForbidden], so never 404: some clients drop the message then, others
 // fall silent.
-func (d *container) choose(u *url.URL, may right) (string, *broker.Error) {
+func (d *container) choose(ctx context.Context, u *url.URL, who broker.Caller, may right) (string, *broker.Error) {
 	refuse := func(public string) (string, *broker.Error) {
 		return "", &broker.Error{Kind: broker.KindForbidden, Public: public}
 	}
 	profile, arn, ok := target(u)
 	switch {
 	case arn != "":
-		switch found := d.withRole(arn, may); len(found) {
+		switch found := d.withRole(ctx, arn, who, may); len(found) {
 		case 0:
 			return refuse("no profile that is yours to use is configured for exactly this role; ask for /credentials/PROFILE")
 		case 1:
@@ -231,6 +234,10 @@ func target(u *url.URL) (profile, arn string, ok bool) {
 	return "", "", path == "credentials" || path == "v1/credentials"
 }
 
-func (d *container) withRole(arn string, may right) []string {
-	return slices.DeleteFunc(slices.Clone(d.Roles(arn)), func(profile string) bool { return !may.covers(profile) })
+// withRole returns the profiles of the role that are the caller's. Those of a token are
+// in its grant; to others no name is told that they may not have.
+func (d *container) withRole(ctx context.Context, arn string, who broker.Caller, may right) []string {
+	return slices.DeleteFunc(slices.Clone(d.Roles(arn)), func(profile string) bool {
+		return !may.covers(profile) || who.Door != broker.DoorContainer && d.Tokenless.Access.Authorize(ctx, who, profile) != nil
+	})
 }

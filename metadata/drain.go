@@ -85,7 +85,7 @@ func Serve(ctx context.Context, s *http.Server, l net.Listener, drain time.Durat
 		_ = l.Close()
 		<-served // what was accepted until then is a connection of l's now
 		served <- nil
-		for silent.CloseSilent(min(drain, firstWord)) > 0 && late.Err() == nil {
+		for silent.CloseSilent(firstWord) > 0 && late.Err() == nil {
 			<-tick.C
 		}
 	}

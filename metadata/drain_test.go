@@ -127,7 +127,7 @@ func TestServeDrains(t *testing.T) {
 // A client that is answered late and says nothing more is not waited for, nor is one that
 // says nothing at all.
 func TestServeDrainsSilent(t *testing.T) {
-	e := startEnding(t, 50*time.Millisecond)
+	e := startEnding(t, firstWord/2)
 	slow := dial(t, e.addr)
 	if _, err := io.WriteString(slow, onWire("GET /slow HTTP/1.1\nHost: x\n\n", "")); err != nil {
 		t.Fatal(err)
@@ -141,9 +141,13 @@ func TestServeDrainsSilent(t *testing.T) {
 		}
 		defer c.Close()
 	}
+	began := time.Now()
 	close(e.leave)
 	good(t, "slow", slow.do(""), false)
 	ended(t, "slow", slow)
+	if past := time.Since(began); past < firstWord || past > lastAnswers/2 {
+		t.Errorf("the client had %v for one more request", past)
+	}
 	if err := <-e.done; err != nil {
 		t.Error(err)
 	}
@@ -161,7 +165,9 @@ func TestServeCutsOff(t *testing.T) {
 		began := time.Now()
 		e.end()
 		if drain == 0 { // the request's context tells it
-			good(t, "slow", slow.do(""), true)
+			if a := slow.do(""); a.status != http.StatusOK || !e.cut.Load() {
+				t.Errorf("slow: %+v, told %v", a, e.cut.Load())
+			}
 		} else {
 			_, err := bufio.NewReader(slow).ReadByte()
 			if past := time.Since(began); err == nil || past < lastAnswers {

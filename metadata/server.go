@@ -30,8 +30,7 @@ const (
 // NewServer returns a server for h with the limits of a front door: 2 s and
 // 8 KB for a request's header, 2 minutes idle, HTTP/1.1 alone. Its connections
 // carry their [listen.Caller]. errorLog gets a line, without a line break, for
-// each thing that net/http complains of. Serving and shutting down are the
-// caller's.
+// each thing that net/http complains of. [Serve] runs it.
 func NewServer(h http.Handler, errorLog func(line string)) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // and no HTTP/2 in clear text

@@ -189,6 +189,7 @@ func TestForbiddenDoesNotTellWhatExists(t *testing.T) {
 
 func TestNothingIsAllocatedForAGoodToken(t *testing.T) {
 	tokens := Memory()
+	tokens.owner = me
 	i := must[Issued](t)(tokens.ForEnv(me, true, "dev"))
 	shown, ctx := i.Token.Reveal(), t.Context()
 	who := broker.Caller{Door: broker.DoorContainer, Token: i.ID, Peer: broker.NewPeer(me, 1)}

@@ -46,6 +46,9 @@ func (t *Tokens) Authenticate(shown string) (*broker.Grant, error) {
 		return nil, unauthorized(badToken, fmt.Sprintf("token %s was idle for more than %s, and what it fetched has ended", k.grant.ID, EnvIdle))
 	}
 	t.touch(k)
+	if k.asking != nil && t.rules.Load().wantPeer(k.grant.Name) {
+		return k.asking, nil
+	}
 	return &k.grant, nil
 }
 
@@ -62,10 +65,12 @@ func unauthorized(what, cause string) error {
 // Authorize implements [broker.Authorizer].
 //
 // At the container door the caller's token decides: it must hold the profile
-// by its exact name and, where it is bound to a user, admit the peer. Wherever
-// nobody shows a token, the peer must be the user who runs the broker; whoever is
-// unknown is refused. At the two sockets root is let in too, whose powers opened a
-// file of mode 0600: over TCP, uid 0 may be a container's root without any power, or
+// by its exact name and, where it is bound to a user, admit the peer; and if there are
+// rules, one must give the profile to that token, or to the peer (see [Tokens.SetRules]).
+// Wherever nobody shows a token, the peer must be the user who runs the broker, or have
+// a rule of its uid for the profile; for the profile "", which asks whether to let it in at
+// all, for any. Whoever is unknown is refused. At the two sockets root is let in too, who
+// can open any file: over TCP, uid 0 may be a container's root without any power, or
 // a service that can be made to fetch an address. The writer of files is the broker
 // itself.
 //
@@ -88,16 +93,23 @@ func (t *Tokens) Authorize(_ context.Context, who broker.Caller, profile string)
 		if err := k.grant.Admits(who.Peer); err != nil {
 			return forbidden(profile, err.Error())
 		}
+		if why := t.withheld(k, who.Peer, profile); why != "" {
+			return forbidden(profile, "token "+k.grant.ID+": "+why)
+		}
 		return nil
 	case broker.DoorControl, broker.DoorIMDS, broker.DoorPeer, broker.DoorSocket:
 		overFile := who.Door == broker.DoorControl || who.Door == broker.DoorSocket
-		switch {
-		case !known:
+		if !known {
 			return forbidden(profile, "the caller's uid is unknown")
-		case int64(uid) != int64(t.owner) && (uid != 0 || !overFile):
-			return forbidden(profile, fmt.Sprintf("uid %d is not the broker's own, %d", uid, t.owner))
 		}
-		return nil
+		if t.owns(uid) || uid == 0 && overFile {
+			return nil
+		}
+		r := t.rules.Load()
+		if profile == "" && r.admit(uid) || r.give(asked{uid: uid, known: true}, profile) {
+			return nil
+		}
+		return forbidden(profile, fmt.Sprintf("uid %d is not the broker's own, %d, and %s", uid, t.owner, r.missing(asked{uid: uid, known: true})))
 	case broker.DoorFile:
 		return nil
 	}
@@ -111,7 +123,7 @@ func forbidden(profile, cause string) error {
 	return &broker.Error{
 		Kind:    broker.KindForbidden,
 		Profile: clip(profile),
-		Public:  fmt.Sprintf("profile %q is not yours to use, or there is none of that name; stsbroker token list shows what each token is for", clip(profile)),
+		Public:  fmt.Sprintf("profile %q is not yours to use, or there is none of that name; stsbroker status lists yours", clip(profile)),
 		Cause:   errors.New(cause),
 	}
 }

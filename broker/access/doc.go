@@ -13,5 +13,6 @@
 //   - tokens.go: making, listing and revoking them
 //   - files.go: tokens that are in files, and the ones that change there by the hour
 //   - authorize.go: recognising one, and deciding; the way of every request
+//   - rules.go: what the configuration lets other users and certain tokens have
 //   - state.go: the secret and the list on disk
 package access

@@ -79,7 +79,14 @@ func derive(secret broker.Secret, k *token) string {
 }
 
 // seal notes what the token's value is recognised by, when all else of it is set.
-func (k *token) seal(secret broker.Secret) { k.hash = sha256.Sum256([]byte(derive(secret, k))) }
+func (k *token) seal(secret broker.Secret) {
+	k.hash = sha256.Sum256([]byte(derive(secret, k)))
+	if !k.grant.BoundUID && (k.kind == KindNamed || k.kind == KindFile) {
+		asking := k.grant
+		asking.NeedsPeer = true
+		k.asking = &asking
+	}
+}
 
 // mac is HMAC-SHA256 over a label, which keeps different uses of the secret
 // apart, and a message.

@@ -52,6 +52,8 @@ type Tokens struct {
 	said   atomic.Pointer[broker.Error] // likewise, in the words for who asks
 
 	used atomic.Bool // a "last used" time is not on disk yet
+
+	rules atomic.Pointer[rules] // read by requests, without a lock; nil for none
 }
 
 // token is immutable but for the time of its last use. A copy that takes its
@@ -66,6 +68,7 @@ type token struct {
 	inFile   bool          // of env's: it is in a file too, and serve writes that again
 	replaced bool          // of a file's: it is not the one in the file now
 	use      *usage        // one for all of a file's
+	asking   *broker.Grant // the grant while a rule wants to know whose hands it is in; nil where none can
 }
 
 // usage is when a token was used, in Unix seconds on the wall clock; 0 for never.

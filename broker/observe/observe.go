@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -35,6 +36,9 @@ type Observer struct {
 	mu      sync.Mutex
 	failing map[string]failure // by profile; entries go when a mint succeeds
 	refused map[broker.Kind]spate
+
+	audit    atomic.Pointer[Audit] // see Watch
+	watching sync.Once
 }
 
 // spate counts refusals of one kind within a minute: a stranger decides how
@@ -94,20 +98,30 @@ func (o *Observer) Build(version string) {
 	}, func() float64 { return 1 }))
 }
 
-// Watch tells how the audit log fares. It is called once, where there is one.
+// Watch tells how the audit log fares, from now on; nil for one that is no more.
 func (o *Observer) Watch(a *Audit) {
-	o.reg.MustRegister(
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Namespace: namespace, Name: "audit_dropped_total", Help: "Lines of the audit log that were not written, and will not be.",
-		}, func() float64 { return float64(a.dropped.Load()) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Namespace: namespace, Name: "audit_failing", Help: "Whether the audit log could not be written at the last try (1).",
-		}, func() float64 {
-			if a.failing.Load() {
-				return 1
-			}
-			return 0
-		}))
+	if o.audit.Swap(a); a == nil {
+		return
+	}
+	o.watching.Do(func() {
+		o.reg.MustRegister(
+			prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Namespace: namespace, Name: "audit_dropped_total", Help: "Lines of the audit log that were not written, and will not be.",
+			}, func() float64 {
+				if a := o.audit.Load(); a != nil {
+					return float64(a.dropped.Load())
+				}
+				return 0
+			}),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Namespace: namespace, Name: "audit_failing", Help: "Whether the audit log could not be written at the last try (1).",
+			}, func() float64 {
+				if a := o.audit.Load(); a != nil && a.failing.Load() {
+					return 1
+				}
+				return 0
+			}))
+	})
 }
 
 // Reloaded counts a reload of the configuration; err is why it changed nothing, nil if

@@ -15,6 +15,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/stsbroker/stsbroker/broker/access"
 	"github.com/stsbroker/stsbroker/internal/securefile"
 )
 
@@ -30,9 +31,11 @@ type Config struct {
 	Profiles    []ProfileConfig   // in the order of the document
 	TokenFiles  []TokenFileConfig // likewise
 	Files       []FileConfig      // likewise
+	Access      []access.Rule     // likewise
 	NotifyOff   bool              // no desktop notification when a login is needed
+	Audit       AuditConfig
 
-	sources []ref    // sources that are no profile of this document
+	sources []ref    // sources, and profiles under access, that are none of this document
 	read    []string // files that the document names and that were read with it
 }
 
@@ -353,8 +356,8 @@ func parseConfig(file string, data []byte) (*Config, []Finding) {
 	return c, r.findings
 }
 
-// CheckSources reports the sources that are neither a profile of this
-// document nor one of the AWS files, whose names are given.
+// CheckSources reports the sources, and the profiles under access, that are neither
+// a profile of this document nor one of the AWS files, whose names are given.
 func (c *Config) CheckSources(awsProfiles []string) []Finding {
 	r := &configReader{file: c.File}
 	known := slices.Clone(awsProfiles)

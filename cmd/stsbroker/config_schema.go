@@ -58,7 +58,9 @@ func (r *configReader) config(c *Config, root *yaml.Node) {
 			r.flag(&notify)(n, p)
 			c.NotifyOff = !notify
 		},
-	}, "access", "audit")
+		"access": func(n *yaml.Node, p string) { r.access(&c.Access, n, p) },
+		"audit":  func(n *yaml.Node, p string) { r.audit(&c.Audit, n, p) },
+	})
 }
 
 func (r *configReader) awsProfiles(to *AWSProfilesConfig, n *yaml.Node, p string) {

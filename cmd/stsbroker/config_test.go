@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stsbroker/stsbroker/broker/access"
 )
 
 // TestConfigFindings reads the documents in testdata/config. A comment there
@@ -127,6 +129,12 @@ func TestConfigValues(t *testing.T) {
 			{Name: "old", Line: 115, Path: "/dev/shm/x/credentials", Profiles: []string{"base", "deploy"}},
 			{Name: "older", Line: 116, Profiles: []string{"base"}},
 		},
+		Access: []access.Rule{
+			{UID: new(uint32(1001)), Profiles: []string{"base", "deploy"}, Line: 119},
+			{Token: "pod", Profiles: []string{"deploy", "base"}, Line: 120},
+			{UID: new(uint32(1001)), Token: "plain", Profiles: []string{"base"}, Line: 121},
+		},
+		Audit:       AuditConfig{File: "/var/log/stsbroker/audit.jsonl", Required: true, Line: 122},
 		AWSProfiles: AWSProfilesConfig{Include: []string{"*"}, Exclude: []string{"prod-*"}},
 		STS: STSConfig{
 			Region: "eu-central-1", FallbackRegions: []string{"eu-west-1", "us-east-1"}, Timeout: 4 * time.Second, FIPS: true, DualStack: true,

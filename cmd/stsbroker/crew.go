@@ -44,6 +44,11 @@ func (c *crew) bear(run func(context.Context) error) *member {
 	return c.add(&member{run: run, base: true})
 }
 
+// bearUntil is bear of a part that leaves something behind.
+func (c *crew) bearUntil(run func(context.Context) error, end func() error) *member {
+	return c.add(&member{run: run, end: end, base: true})
+}
+
 func (c *crew) add(m *member) *member {
 	c.mu.Lock()
 	defer c.mu.Unlock()

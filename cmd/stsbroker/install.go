@@ -236,9 +236,14 @@ func installService(ctx context.Context, g *globals, o installOptions) error {
 	if err := k.fill(self, arguments); err != nil {
 		return err
 	}
-	acts, err := o.identityActs()
-	if err != nil {
-		return err
+	var acts []act
+	if o.identity {
+		if !o.system {
+			return usage("--identity-credential is for --system; for a service of your own, stsbroker unlock makes an identity")
+		}
+		if acts, err = identityActs(credentialStore); err != nil {
+			return err
+		}
 	}
 	if _, err := os.Stat(k.folder); k.folder != "" && errors.Is(err, fs.ErrNotExist) {
 		acts = append(acts, act{text: "make the folder " + k.folder, do: func(context.Context) error {
@@ -381,22 +386,17 @@ func runs(command []string) act {
 // credentialStore is where systemd looks for the unit's LoadCredentialEncrypted=.
 const credentialStore = "/etc/credstore.encrypted"
 
-// identityActs make the identity that seals state: nobody ever has it on a disk in the
-// clear. One that is there is never replaced, since nothing else opens what it sealed.
-func (o installOptions) identityActs() ([]act, error) {
-	path := filepath.Join(credentialStore, systemdIdentity)
-	if !o.identity {
-		return nil, nil
-	}
-	if !o.system {
-		return nil, usage("--identity-credential is for --system; for a service of your own, stsbroker unlock makes an identity")
-	}
+// identityActs make the identity that seals state, in the store: nobody ever has it on a
+// disk in the clear. One that is there is never replaced, since nothing else opens what
+// it sealed.
+func identityActs(store string) ([]act, error) {
+	path := filepath.Join(store, systemdIdentity)
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	seals := []string{"systemd-creds", "encrypt", "--name=" + systemdIdentity, "-", path}
 	return []act{{text: "make an identity, and give it to: " + shell(seals), do: func(ctx context.Context) error {
-		if err := os.MkdirAll(credentialStore, 0o700); err != nil {
+		if err := os.MkdirAll(store, 0o700); err != nil {
 			return err
 		}
 		identity, err := seal.MakeIdentity()

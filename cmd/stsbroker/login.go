@@ -271,6 +271,9 @@ func orUnlock[T any](ctx context.Context, s control.Service, f func() (T, error)
 // is asked for, which would be of no use, or not needed.
 func unlockFirst(ctx context.Context, s control.Service) (bool, error) {
 	c, err := s.Custody(ctx)
+	if e, ok := errors.AsType[*control.Error](err); ok && e.Kind == broker.KindForbidden.String() {
+		return false, nil // another user's
+	}
 	if err != nil || c.State != vault.Locked.String() {
 		return false, err
 	}

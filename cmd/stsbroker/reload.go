@@ -57,8 +57,17 @@ func (v view) take(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	log, err := v.openAudit()
+	if err != nil {
+		for _, d := range opened {
+			err = errors.Join(err, d.member.leave())
+		}
+		return fmt.Errorf("%s:%d: %w", v.cfg.File, v.cfg.Audit.Line, err)
+	}
 	// From here on nothing fails that would keep the old one.
+	v.complain("audit.file", v.takeAudit(log))
 	v.prefetch()
+	v.tokens.SetRules(v.cfg.Access)
 	before := v.app.now.Swap(v.setup)
 	gone := v.takeDoors(wanted, opened)
 	v.locate(wanted)
@@ -165,6 +174,7 @@ func (a *app) reload(ctx context.Context) (control.Reloaded, error) {
 	a.supervisor.reloading()
 	defer a.supervisor.ready()
 	out, err := a.reloadLocked(ctx)
+	a.observer.Reloaded(err)
 	if err != nil {
 		a.failure.Store(&reloadFailure{time.Now(), err.Error()})
 		a.log.Warn("the configuration was not loaded again; the one from before is served", zap.Error(err))

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/internal/control"
 	"github.com/stsbroker/stsbroker/internal/stsfake"
 )
@@ -323,4 +326,100 @@ func TestReloadsByItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.until(t, "SIGHUP", func(now control.Status) bool { return now.Loaded.After(st.Loaded) })
+}
+
+// The audit log, whole: who was given what and who was refused, over each door; a bad file
+// and a full folder are said before anything changes; with required, nothing is handed out that
+// could not be written down.
+func TestAuditLog(t *testing.T) {
+	r := newReloading(t, 2)
+	base := "http://127.0.0.1:" + r.port + "/credentials/"
+	file := filepath.Join(r.home, "audit", "log.jsonl")
+	document := "listen: { container: [\"127.0.0.1:PORT\"] }\naudit: { file: " + file + ", required: true }\n"
+	r.configure(t, document)
+	if _, err := r.dial(t).Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "stsbroker.yaml:2") || !strings.Contains(err.Error(), "audit") {
+		t.Fatalf("a folder that is missing: %v", err)
+	}
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.dial(t).Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if status, body := r.answer(t, base+"p0", r.token); status != 200 {
+			t.Fatal(status, body)
+		}
+	}
+	r.answer(t, base+"p0", "")
+	r.answer(t, base+"nobody", r.token)
+	if _, err := r.dial(t).Credentials(t.Context(), "p1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(file, file+".1"); err != nil { // as logrotate does, and its HUP
+		t.Fatal(err)
+	}
+	if _, err := r.dial(t).Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	type line struct {
+		Decision, Profile, Reason, Door, Call string
+		KeyID                                 string `json:"access_key_id"`
+		Role                                  string `json:"role_arn"`
+		Token                                 json.RawMessage
+	}
+	read := func(file string) (all []line) {
+		t.Helper()
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for text := range strings.Lines(string(data)) {
+			var l line
+			if err := json.Unmarshal([]byte(text), &l); err != nil {
+				t.Fatalf("%v: %s", err, text)
+			}
+			all = append(all, l)
+		}
+		if bytes.Contains(data, []byte(r.token)) {
+			t.Error("a token is in the log")
+		}
+		return all
+	}
+	count := func(all []line, is func(line) bool) (n int) {
+		for _, l := range all {
+			if is(l) {
+				n++
+			}
+		}
+		return n
+	}
+	before := read(file + ".1")
+	for what, is := range map[string]func(line) bool{
+		"p0 once, however often": func(l line) bool {
+			return l.Decision == "allowed" && l.Profile == "p0" && strings.HasPrefix(l.KeyID, "ASIA") && strings.HasSuffix(l.Role, "role/p0") && l.Door == broker.DoorContainer
+		},
+		"nobody without a token": func(l line) bool { return l.Decision == "denied" && l.Profile == "" && l.Door == broker.DoorContainer },
+		"no profile of no name":  func(l line) bool { return l.Decision == "denied" && l.Profile == "nobody" },
+		"p1 over the socket":     func(l line) bool { return l.Decision == "allowed" && l.Profile == "p1" && l.Door == broker.DoorControl },
+	} {
+		if n := count(before, is); n != 1 {
+			t.Errorf("%s: %d lines of %+v", what, n, before)
+		}
+	}
+	if after := read(file); count(after, func(l line) bool { return l.Call == "reload" && l.Decision == "allowed" }) != 1 {
+		t.Errorf("after the rotation: %+v", after)
+	}
+
+	// Nothing can be written: what was told already goes on, what was not is refused.
+	if os.Getuid() == 0 {
+		t.Log("not run: a folder that cannot be written, which root can; broker/observe has a full disk")
+		return
+	}
+	if err := errors.Join(os.Remove(file), os.Chmod(filepath.Dir(file), 0o500)); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := r.answer(t, base+"p1", r.token); status != 503 || !strings.Contains(body, "audit") {
+		t.Error(status, body)
+	}
 }

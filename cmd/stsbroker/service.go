@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/stsbroker/stsbroker/broker"
@@ -28,14 +29,12 @@ type local struct {
 }
 
 // caller is the Service of whoever is behind a connection to the control
-// socket. Only the user who runs the broker, and root, have one.
+// socket: all there is for the user who runs the broker, and root; for others what
+// rules give them.
 func (a *app) caller(r *http.Request) (control.Service, error) {
-	refused := func(cause error) error {
-		return &broker.Error{Kind: broker.KindForbidden, Public: "the broker belongs to another user; run your own with stsbroker serve", Cause: cause}
-	}
 	c := listen.FromContext(r.Context())
 	if c == nil {
-		return nil, refused(errors.New("the connection has no caller"))
+		return nil, notServed(errors.New("the connection has no caller"))
 	}
 	p, err := c.Peer()
 	if err != nil && controlFolderGuards {
@@ -46,10 +45,21 @@ func (a *app) caller(r *http.Request) (control.Service, error) {
 			Public: "the broker cannot tell which user you are (a uid of 65534 says nothing: it also stands for users of other namespaces); run stsbroker as an ordinary user"}
 	}
 	who := broker.Caller{Door: broker.DoorControl, Peer: p}
-	if err := a.tokens.Authorize(r.Context(), who, ""); err != nil {
-		return nil, refused(err)
+	return admit(r.Context(), local{a.view(), who}, who, strings.TrimPrefix(r.URL.Path, "/v1/"), a.tokens, a.observing)
+}
+
+// called has an audit line written for calls that change something.
+func (a *app) called(r *http.Request, call, about string, err error) {
+	switch call {
+	case "login", "logout", "sign-in", "unlock", "lock", "refresh", "reload", "key/add", "key/remove", "key/rotate", "token/create", "token/revoke":
+	default:
+		return
 	}
-	return local{a.view(), who}, nil
+	who := broker.Caller{Door: broker.DoorControl}
+	if c := listen.FromContext(r.Context()); c != nil {
+		who.Peer, _ = c.Peer() // unknown is what it says then
+	}
+	a.audit.control(who, call, about, err)
 }
 
 // self is the Service of this very process.

@@ -27,7 +27,10 @@ func statusCommand(g *globals) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			profile := strings.Join(args, "")
 			ctx := cmd.Context()
-			for first := true; ; first = false {
+			if watch && !asJSON {
+				return watchStatus(ctx, g, profile)
+			}
+			for {
 				s, err := connect(ctx, g)
 				if err != nil {
 					return err
@@ -36,24 +39,20 @@ func statusCommand(g *globals) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if asJSON {
-					err = printJSON(st)
-				} else {
+				if !asJSON {
 					var out strings.Builder
 					showStatus(&out, painter(os.Stdout), st, profile != "", terminalWidth())
-					_, err = io.WriteString(os.Stdout, screen(out.String(), watch, first))
-				}
-				if err != nil || !watch {
+					_, err := io.WriteString(os.Stdout, out.String())
 					return err
 				}
-				if !pause(ctx, time.Second) {
-					return nil
+				if err := printJSON(st); err != nil || !watch || !pause(ctx, time.Second) {
+					return err
 				}
 			}
 		},
 	}
 	jsonFlag(c, &asJSON)
-	c.Flags().BoolVar(&watch, "watch", false, "show again every second, until Ctrl-C")
+	c.Flags().BoolVar(&watch, "watch", false, "follow it on a screen of its own, until Ctrl-C; where that is no terminal, write what changes")
 	return c
 }
 
@@ -64,23 +63,6 @@ func terminalWidth() int {
 		return 0
 	}
 	return w
-}
-
-// screen is text over what was there before, cut to the terminal's height.
-func screen(text string, watch, first bool) string {
-	_, height, err := term.GetSize(int(os.Stdout.Fd()))
-	if !watch || err != nil || height < 3 { // some terminals do not know their size
-		return text
-	}
-	lines := strings.SplitAfter(text, "\n")
-	if len(lines) > height {
-		lines = append(lines[:height-2], fmt.Sprintf("… and %d more lines; stsbroker status shows them", len(lines)-height+1))
-	}
-	clear := "\x1b[H\x1b[J"
-	if first {
-		clear = "\x1b[2J" + clear
-	}
-	return clear + strings.Join(lines, "")
 }
 
 // pause waits, and reports whether ctx let it.

@@ -61,6 +61,7 @@ type app struct {
 	supervisor *supervisor        // nil: nobody wants to know how things stand
 	watcher    *filewatch.Watcher // nil: of an embedded broker
 
+	audit     audit
 	minted    *quiet
 	files     *credentialFiles
 	observing all // everybody who is told of events
@@ -161,7 +162,8 @@ func newApp(s settings) (*app, []Finding, error) {
 		})
 	}
 	a.observer = observe.New(s.log, func() broker.Stats { return a.broker.Stats() })
-	a.observing = all{a.observer, a.minted, a.files, a.tokens}
+	a.observer.Build(buildVersion())
+	a.observing = all{a.observer, &a.audit, a.minted, a.files, a.tokens}
 	if !s.embedded && !s.system && !cfg.NotifyOff {
 		a.notifier = notify.New(notify.Options{
 			Getenv: a.getenv, Show: func(profile string) string { return a.now.Load().catalog.shown(profile) },
@@ -175,7 +177,7 @@ func newApp(s settings) (*app, []Finding, error) {
 	if s.watch != nil {
 		a.observing = append(a.observing, s.watch)
 	}
-	a.broker = broker.New(broker.Options{Keys: currentKeys{a}, Store: store, Access: a.tokens, Observer: a.observing})
+	a.broker = broker.New(broker.Options{Keys: currentKeys{a}, Store: store, Access: a.tokens, Observer: a.observing, Gate: a.audit.gate})
 	return a, findings, nil
 }
 
@@ -326,7 +328,7 @@ func (a *app) listenControl() (release func(), err error) {
 		}
 	}
 	server := &http.Server{
-		Handler: control.Handler(a.caller, explain), ConnContext: listen.ConnContext,
+		Handler: control.Handler(a.caller, explain, a.called), ConnContext: listen.ConnContext,
 		ReadHeaderTimeout: 2 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10, ErrorLog: zap.NewStdLog(a.log),
 	}
 	a.serve(server, l)

@@ -38,13 +38,27 @@ type request struct {
 	Rotate *RotateRequest `json:"rotate,omitempty"`
 }
 
+// about is what a call is about, by its name.
+func (in request) about() string {
+	switch {
+	case in.Key != nil:
+		return in.Key.Name
+	case in.Rotate != nil:
+		return in.Rotate.Name
+	case in.Token != nil:
+		return in.Token.Name
+	}
+	return cmp.Or(in.Profile, in.Name)
+}
+
 // mostCode is longer than any code of an MFA device, in bytes.
 const mostCode = 64
 
-// Handler serves s. as turns a request's connection into the Service of the
-// caller behind it, or refuses. Errors that are not [*Error] are passed through
-// explain.
-func Handler(as func(r *http.Request) (Service, error), explain func(error) *Error) http.Handler {
+// Handler serves the command line. as turns a request's connection into the Service of
+// the caller behind it, or refuses. Errors that are not [*Error] are passed through
+// explain. done is told of each call that was let in, by its path after /v1/, what it was
+// about (the name of a profile, a key, a token), and what came of it.
+func Handler(as func(r *http.Request) (Service, error), explain func(error) *Error, done func(r *http.Request, call, about string, err error)) http.Handler {
 	mux := http.NewServeMux()
 	call := func(name string, f func(s Service, r *http.Request, in request) (any, error)) {
 		mux.HandleFunc("POST /v1/"+name, func(w http.ResponseWriter, r *http.Request) {
@@ -59,7 +73,9 @@ func Handler(as func(r *http.Request) (Service, error), explain func(error) *Err
 				if err != nil {
 					return nil, err
 				}
-				return f(s, r, in)
+				out, err := f(s, r, in)
+				done(r, name, in.about(), err)
+				return out, err
 			}()
 			reply(w, out, err, explain)
 		})

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -68,9 +69,9 @@ type deadline struct {
 
 	// Of reads alone, for closeSilent. net/http sets no deadline while a request is answered,
 	// and sets one before it waits for the next.
-	begun bool      // bytes came since there is a deadline: they are a request's
-	quiet time.Time // when closeSilent first saw the connection wait; zero if it has not
-	last  bool      // closeSilent has fired the deadline: the reader looks a last time, and ends the connection
+	quiet time.Duration // when closeSilent first saw the connection wait; 0 if it has not
+	begun atomic.Bool   // bytes came since there is a deadline: they are a request's
+	last  atomic.Bool   // closeSilent has fired the deadline: the reader looks a last time, and ends the connection
 }
 
 // set is SetReadDeadline or SetWriteDeadline; tell is the socket's own. A time
@@ -78,9 +79,15 @@ type deadline struct {
 func (d *deadline) set(t, opened time.Time, tell func(time.Time) error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.by, d.last = 0, false
+	d.by = 0
+	if d.last.Load() {
+		d.last.Store(false)
+	}
 	if t.IsZero() {
-		d.begun, d.quiet = false, time.Time{}
+		d.quiet = 0
+		if d.begun.Load() {
+			d.begun.Store(false)
+		}
 	} else {
 		if d.by = t.Sub(opened); d.by <= 0 {
 			d.by, d.fired = 0, true
@@ -104,28 +111,42 @@ func (d *deadline) expire(since time.Duration, tell func(time.Time) error) {
 }
 
 // closeSilent fires the deadline where nothing has come for so long since it was first called.
-func (d *deadline) closeSilent(patience time.Duration, now time.Time, tell func(time.Time) error) {
+func (d *deadline) closeSilent(patience, since time.Duration, tell func(time.Time) error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
-	case d.by == 0 || d.begun: // a request is read or answered
+	case d.by == 0 || d.begun.Load(): // a request is read or answered
+		d.quiet = 0
 		return
-	case d.quiet.IsZero():
-		d.quiet = now
+	case d.quiet == 0:
+		d.quiet = max(1, since)
 	}
-	if now.Sub(d.quiet) >= patience && !d.last {
-		d.last, d.fired = true, true
-		_ = tell(time.Unix(1, 0)) // it fails only on a closed connection
+	if since-d.quiet < patience || d.last.Load() {
+		return
 	}
+	// First this, then a look, and came has it the other way round: one of the two sees the other.
+	if d.last.Store(true); d.begun.Load() {
+		d.last.Store(false)
+		return
+	}
+	d.fired = true
+	_ = tell(time.Unix(1, 0)) // it fails only on a closed connection
 }
 
-// came notes that bytes did, and takes back what closeSilent may just have done.
+// came notes that bytes did, and takes back what closeSilent may just have done. It
+// is on the way of every request, and so takes no lock for nothing.
 func (d *deadline) came(tell func(time.Time) error) {
+	if !d.begun.Load() {
+		d.begun.Store(true)
+	}
+	if !d.last.Load() {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.begun, d.quiet = d.by != 0, time.Time{}
-	if d.last {
-		d.last, d.fired = false, false
+	if d.last.Load() {
+		d.last.Store(false)
+		d.fired = false
 		_ = tell(time.Time{})
 	}
 }
@@ -169,13 +190,12 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // lastLook reports whether a read failed because of closeSilent, once.
 func (c *conn) lastLook(err error) bool {
-	c.read.mu.Lock()
-	defer c.read.mu.Unlock()
-	if !c.read.last || !errors.Is(err, os.ErrDeadlineExceeded) {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return false
 	}
-	c.read.last = false // and fired it stays, so that the next deadline of net/http takes effect
-	return true
+	c.read.mu.Lock()
+	defer c.read.mu.Unlock()
+	return c.read.last.Swap(false) // and fired it stays, so that the next deadline of net/http takes effect
 }
 
 func (c *conn) SetReadDeadline(t time.Time) error {

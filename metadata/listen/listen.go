@@ -299,7 +299,7 @@ func (l *listener) CloseSilent(patience time.Duration) (open int) {
 	for c := range d.conns {
 		if c.from == l {
 			open++
-			c.read.closeSilent(patience, now, c.stream.SetReadDeadline)
+			c.read.closeSilent(patience, now.Sub(c.opened), c.stream.SetReadDeadline)
 		}
 	}
 	return open

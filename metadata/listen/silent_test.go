@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -52,6 +53,8 @@ func testCloseSilent(t *testing.T, l []net.Listener, _ *shared) {
 	client, server := pair()
 	_ = server.SetReadDeadline(soon())
 	waiting := read(server, 4)
+	// fired reports whether the reader has been told to look a last time.
+	fired := func() bool { return server.(*conn).read.last.Load() }
 	if n := ender.CloseSilent(time.Hour); n != 1 {
 		t.Errorf("%d are open", n)
 	}
@@ -65,6 +68,11 @@ func testCloseSilent(t *testing.T, l []net.Listener, _ *shared) {
 		t.Errorf("silent: %+v", r)
 	}
 	over("silent", client)
+	if _, ok := client.(*net.UnixConn); ok { // and knows that what it sends now is not heard
+		if _, err := io.WriteString(client, "late"); !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("silent: its client sends, %v", err)
+		}
+	}
 	_ = server.Close()
 
 	// The last look finds what came before it.
@@ -76,7 +84,9 @@ func testCloseSilent(t *testing.T, l []net.Listener, _ *shared) {
 	if n, err := server.Read(buf); n != 1 || err != nil || buf[0] != 'a' {
 		t.Fatalf("something waits: %q, %v", buf[:n], err)
 	}
-	ender.CloseSilent(0) // a request has begun
+	if ender.CloseSilent(0); fired() {
+		t.Error("ended while a request is read")
+	}
 	if n, err := server.Read(buf); n != 1 || err != nil || buf[0] != 'b' {
 		t.Fatalf("the rest of a request: %q, %v", buf[:n], err)
 	}
@@ -89,7 +99,9 @@ func testCloseSilent(t *testing.T, l []net.Listener, _ *shared) {
 	// While it is answered, net/http reads on, to learn of a client that leaves.
 	_ = server.SetReadDeadline(never)
 	meanwhile := read(server, 1)
-	ender.CloseSilent(0)
+	if ender.CloseSilent(0); fired() {
+		t.Error("ended while a request is answered")
+	}
 	_ = server.SetReadDeadline(time.Unix(1, 0))
 	if r := <-meanwhile; r.n != 0 || !errors.Is(r.err, os.ErrDeadlineExceeded) {
 		t.Errorf("interrupted while it is answered: %+v", r)
@@ -114,17 +126,30 @@ func testCloseSilent(t *testing.T, l []net.Listener, _ *shared) {
 	_ = server.SetReadDeadline(soon())
 	ender.CloseSilent(0)
 	_ = server.SetReadDeadline(soon())
-	waiting = read(server, 1)
-	select {
-	case r := <-waiting:
-		t.Errorf("ended by what was taken back: %+v", r)
-	default:
+	if fired() {
+		t.Error("a new deadline does not take it back")
 	}
+	waiting = read(server, 1)
 	ender.CloseSilent(0)
 	if r := <-waiting; r.n != 0 || r.err != io.EOF {
 		t.Errorf("silent for the second time: %+v", r)
 	}
 	_ = server.Close()
+
+	// So does what came in the same moment.
+	client, server = pair()
+	_ = server.SetReadDeadline(soon())
+	ender.CloseSilent(0)
+	server.(*conn).read.came(server.(*conn).stream.SetReadDeadline)
+	if fired() {
+		t.Error("what came does not take it back")
+	}
+	rest = read(server, 1)
+	sent(client, "d")
+	if r := <-rest; r.n != 1 || r.err != nil {
+		t.Errorf("what came in the same moment: %+v", r)
+	}
+	_, _ = server.Close(), client.Close()
 
 	// One that its client has closed is told as before.
 	client, server = pair()

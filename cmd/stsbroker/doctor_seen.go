@@ -1,0 +1,446 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/stsbroker/stsbroker/broker/access"
+	"github.com/stsbroker/stsbroker/broker/awsconfig"
+	"github.com/stsbroker/stsbroker/internal/control"
+	"github.com/stsbroker/stsbroker/internal/peer"
+	"github.com/stsbroker/stsbroker/metadata/listen"
+)
+
+// surroundings are what doctor saw. They are data: what it means is for judge to say,
+// which looks at nothing else.
+type surroundings struct {
+	goos    string
+	uid     int
+	version string // of this program
+	self    string // how a person calls this program
+	unit    string // how systemctl is called for a systemd unit that is there; "" for none
+
+	env     map[string]string // all of it, as an SDK in this shell has it
+	profile string            // --profile
+	door    way
+
+	tokenFile fileSeen
+	caBundle  fileSeen
+	identity  fileSeen
+	state     fileSeen
+	config    fileSeen // stsbroker.yaml; Path "" for none
+
+	files     awsconfig.Files // as SDKs here find them
+	originals awsconfig.Files // what those were copied from, or the same
+	aws       *awsconfig.Config
+	awsFile   [2]fileSeen // config and credentials of originals
+	missing   []string    // variables that name an AWS file that is not there
+	stale     bool        // the files are a copy of ours, and its original has changed
+
+	findings []Finding // of stsbroker.yaml
+	listen   ListenConfig
+
+	broker   brokerSeen
+	endpoint doorSeen
+	taken    []portSeen
+	sts      stsSeen
+
+	addresses []netip.Addr // of this host
+	routed    []string     // interfaces with route_localnet=1
+	container string       // what runs this, in words; "" for a host
+	peer      error        // why the kernel does not tell who connects
+	sdks      []sdkSeen
+
+	notLooked []string // with the reason
+}
+
+func (s *surroundings) lookup(name string) (string, bool) {
+	v, ok := s.env[name]
+	return v, ok
+}
+
+// fileSeen is a file as this user sees it.
+type fileSeen struct {
+	Path string
+	Err  error
+	Mode fs.FileMode
+	Data []byte // of the few whose content matters
+}
+
+func see(path string, most int64) fileSeen {
+	f := fileSeen{Path: path}
+	if path == "" {
+		return f
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		f.Err = err
+		return f
+	}
+	f.Mode = info.Mode()
+	if most == 0 {
+		return f
+	}
+	if !info.Mode().IsRegular() { // a pipe would wait for its writer
+		f.Err = errors.New("not a regular file")
+		return f
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		f.Err = err
+		return f
+	}
+	defer file.Close()
+	f.Data, f.Err = io.ReadAll(io.LimitReader(file, most))
+	return f
+}
+
+// there reports whether the file was named and is there.
+func (f fileSeen) there() bool { return f.Path != "" && !errors.Is(f.Err, fs.ErrNotExist) }
+
+// brokerSeen is the daemon at the control socket.
+type brokerSeen struct {
+	Path    string          // of the socket
+	Status  *control.Status // nil where it did not answer
+	Tokens  []control.Token // nil where it did not tell
+	Foreign bool            // another user's
+	Stale   bool            // a socket that nobody answers at
+	Err     error           // it answered, and this was wrong
+}
+
+// serves reports whether the URL of a door is one of the broker's.
+func (b brokerSeen) serves(at netip.AddrPort) bool {
+	if b.Status == nil {
+		return false
+	}
+	urls := slices.Clone(b.Status.Container)
+	for _, l := range b.Status.IMDS {
+		urls = append(urls, l.URL)
+	}
+	return slices.ContainsFunc(urls, func(u string) bool {
+		return asURL(u).addr() == at
+	})
+}
+
+// doorSeen is what the endpoint of the environment answered.
+type doorSeen struct {
+	Asked   bool
+	Err     error // nobody answered
+	Status  int
+	Code    string // of the broker's errors
+	Message string
+	Ours    bool   // it answers as a broker does
+	Holder  string // who does where it is none, "" where that cannot be told
+}
+
+// portSeen is an address of stsbroker.yaml that somebody else has.
+type portSeen struct {
+	Address netip.AddrPort
+	Holder  string // "" where it cannot be told
+	Broker  bool   // it answers as a broker does
+}
+
+// lookAround looks at everything side by side, until ctx ends.
+func lookAround(ctx context.Context, g *globals, profile string, network bool) (*surroundings, error) {
+	p, err := findPlace(g, false)
+	if err != nil {
+		return nil, err
+	}
+	s := &surroundings{goos: runtime.GOOS, uid: os.Getuid(), version: buildVersion(), self: ownName(), profile: profile, env: map[string]string{}}
+	for _, kv := range os.Environ() {
+		if k, v, ok := strings.Cut(kv, "="); ok && k != "" {
+			s.env[k] = v
+		}
+	}
+	s.door = wayOf(s.lookup)
+	s.lookAtFiles(p)
+	s.lookAtHost()
+	s.lookAtBroker(ctx, g, p)
+	if network {
+		s.ask(ctx, p)
+	} else {
+		s.notLooked = append(s.notLooked, "the endpoint, ports and STS (--no-network)")
+	}
+	return s, nil
+}
+
+func (s *surroundings) lookAtFiles(p place) {
+	const most = 1 << 20
+	s.tokenFile = see(s.env[varTokenFile], 4<<10)
+	s.caBundle = see(s.env["AWS_CA_BUNDLE"], most)
+	s.identity = see(p.getenv(varIdentityFile), 0)
+	s.state = see(p.state, 0)
+	s.config = see(p.configFile(), 0)
+	cfg, findings := loadConfig(p.configFile())
+	s.findings = findings
+	if cfg != nil {
+		s.listen = cfg.Listen
+	}
+
+	s.files = awsconfig.DefaultFiles(os.Getenv, p.home)
+	s.originals = originals(s.files)
+	s.aws = awsconfig.Load(s.files)
+	s.awsFile = [2]fileSeen{see(s.originals.Config, most), see(s.originals.Credentials, most)}
+	if s.originals != s.files && s.awsFile[0].Err == nil {
+		copied := see(s.files.Config, 2*most)
+		head := copiedConfig + s.originals.Config + "\n" + copiedCredentials + s.originals.Credentials + "\n"
+		s.stale = string(copied.Data) != head+string(awsconfig.Isolate(s.awsFile[0].Data))
+	}
+	for name, path := range map[string]string{"AWS_CONFIG_FILE": s.files.Config, "AWS_SHARED_CREDENTIALS_FILE": s.files.Credentials} {
+		if _, err := os.Stat(path); s.env[name] != "" && errors.Is(err, fs.ErrNotExist) {
+			s.missing = append(s.missing, name)
+		}
+	}
+	slices.Sort(s.missing)
+	if folder, err := os.Getwd(); err == nil {
+		s.sdks = installedSDKs(s.lookup, folder)
+	}
+	if s.goos == "linux" {
+		for _, unit := range []struct{ path, call string }{
+			{filepath.Join(p.home, ".config/systemd/user/stsbroker.service"), "systemctl --user "}, {"/etc/systemd/system/stsbroker.service", "sudo systemctl "},
+			{"/usr/lib/systemd/user/stsbroker.service", "systemctl --user "}, {"/usr/lib/systemd/system/stsbroker.service", "sudo systemctl "},
+		} {
+			if _, err := os.Stat(unit.path); err == nil {
+				s.unit = unit.call
+				break
+			}
+		}
+	}
+}
+
+func (s *surroundings) lookAtHost() {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		s.notLooked = append(s.notLooked, "the addresses of this host ("+err.Error()+")")
+	}
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok {
+				s.addresses = append(s.addresses, ip.Unmap())
+			}
+		}
+	}
+	if s.goos == "linux" {
+		s.routed = routedInterfaces("/proc/sys/net/ipv4/conf")
+		s.container = containerOf("/", s.lookup)
+	}
+}
+
+// routedInterfaces are those that hand packets from outside to 127.0.0.1.
+func routedInterfaces(folder string) (names []string) {
+	switches, _ := filepath.Glob(filepath.Join(folder, "*", "route_localnet")) // the pattern is good
+	for _, path := range switches {
+		if b, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(b)) == "1" {
+			names = append(names, filepath.Base(filepath.Dir(path)))
+		}
+	}
+	return names
+}
+
+// containerOf names what contains this process, "" for nothing that shows.
+func containerOf(root string, lookup func(string) (string, bool)) string {
+	if _, ok := lookup("KUBERNETES_SERVICE_HOST"); ok {
+		return "a Kubernetes pod"
+	}
+	if v, _ := lookup("ECS_CONTAINER_METADATA_URI_V4"); v != "" {
+		return "an ECS task"
+	}
+	for _, mark := range []struct{ path, what string }{{".dockerenv", "a Docker container"}, {"run/.containerenv", "a Podman container"}} {
+		if _, err := os.Stat(filepath.Join(root, mark.path)); err == nil {
+			return mark.what
+		}
+	}
+	groups, _ := os.ReadFile(filepath.Join(root, "proc/self/cgroup"))
+	for _, word := range []string{"kubepods", "docker-", "/docker/", "libpod-", "cri-containerd"} {
+		if strings.Contains(string(groups), word) {
+			return "a container"
+		}
+	}
+	return ""
+}
+
+func (s *surroundings) lookAtBroker(ctx context.Context, g *globals, p place) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second) // one that hangs leaves time for the rest
+	defer cancel()
+	s.broker.Path = p.control
+	c, err := connect(ctx, g)
+	if err == nil {
+		st, err := c.Status(ctx, "")
+		if err != nil {
+			s.broker.Err = err
+			return
+		}
+		s.broker.Status = &st
+		if c, err = connect(ctx, g); err == nil { // each connection carries a call
+			s.broker.Tokens, err = c.Tokens(ctx)
+		}
+		if err != nil {
+			s.notLooked = append(s.notLooked, "the broker's tokens ("+err.Error()+")")
+		}
+		return
+	}
+	if none := (errNoDaemon{}); errors.As(err, &none) {
+		s.broker.Path = none.path
+	}
+	d := net.Dialer{Timeout: time.Second}
+	conn, err := d.DialContext(ctx, "unix", s.broker.Path)
+	switch {
+	case err == nil:
+		_ = conn.Close()
+	case errors.Is(err, fs.ErrPermission):
+		s.broker.Foreign = true
+	case errors.Is(err, syscall.ECONNREFUSED):
+		s.broker.Stale = true
+	}
+}
+
+// ask opens connections: to the endpoint, to ports, to STS.
+func (s *surroundings) ask(ctx context.Context, p place) {
+	var wg sync.WaitGroup
+	if s.goos == "linux" {
+		wg.Go(func() { s.peer = peer.Works() })
+	}
+	wg.Go(func() {
+		if s.endpoint = s.askEndpoint(ctx); s.endpoint.Asked && s.endpoint.Err == nil && !s.endpoint.Ours {
+			s.endpoint.Holder = listenerOf("/proc", s.door.addr())
+		}
+	})
+	if s.broker.Status == nil && s.broker.Err == nil && !s.broker.Foreign {
+		wg.Go(func() { s.taken = takenPorts(ctx, s.listen.addresses()) })
+	}
+	var why string
+	wg.Go(func() { s.sts, why = s.askSTS(ctx, p) })
+	wg.Wait()
+	if why != "" {
+		s.notLooked = append(s.notLooked, "STS ("+why+")")
+	}
+	if s.door.Kind != "" && !s.endpoint.Asked {
+		s.notLooked = append(s.notLooked, "the endpoint, which is not on this host")
+	}
+}
+
+// token is what an SDK would send, and whether it would send any.
+func (s *surroundings) token() (string, bool) {
+	if t := s.env[varToken]; t != "" {
+		return t, true
+	}
+	return string(s.tokenFile.Data), s.tokenFile.Path != "" && s.tokenFile.Err == nil && len(s.tokenFile.Data) > 0
+}
+
+// isHere reports whether the address is one of this host, so that whoever answers is.
+func (s *surroundings) isHere(a netip.Addr) bool {
+	return a.IsLoopback() || slices.Contains(s.addresses, a)
+}
+
+// askEndpoint shows the token at a path where nothing is: the broker says whether it
+// knows the token, and mints nothing. At IMDS it asks for a session token, as clients do.
+func (s *surroundings) askEndpoint(ctx context.Context) doorSeen {
+	at := s.door.addr()
+	if !at.IsValid() || s.door.URL.Scheme != "http" || !s.isHere(at.Addr()) {
+		return doorSeen{}
+	}
+	out := doorSeen{Asked: true}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	method, url := http.MethodGet, "http://"+at.String()+"/doctor"
+	if s.door.Kind == doorIMDS {
+		method, url = http.MethodPut, "http://"+at.String()+"/latest/api/token"
+	}
+	r, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		out.Err = err
+		return out
+	}
+	token, has := s.token()
+	if s.door.Kind == doorIMDS {
+		r.Header.Set("X-aws-ec2-metadata-token-ttl-seconds", "1")
+	} else if has && !hasBreak(token) {
+		r.Header.Set("Authorization", token)
+	}
+	// No proxy: where SDKs would use one is said without trying.
+	way := &http.Transport{DisableKeepAlives: true}
+	resp, err := way.RoundTrip(r)
+	if err != nil {
+		out.Err = err
+		return out
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
+	out.Status = resp.StatusCode
+	if s.door.Kind == doorIMDS {
+		out.Ours = resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusForbidden
+		return out
+	}
+	var said struct{ Code, Message string }
+	if json.Unmarshal(body, &said) == nil && said.Code != "" {
+		out.Ours = resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusServiceUnavailable
+		if out.Code = said.Code; !has || !strings.Contains(said.Message, strings.TrimSpace(token)) { // whoever it is may repeat the token
+			out.Message = said.Message
+		}
+	}
+	return out
+}
+
+// hasBreak reports whether a token has what no header may have, or what is none of it.
+func hasBreak(token string) bool {
+	return strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+}
+
+// takenPorts are the addresses that somebody answers at.
+func takenPorts(ctx context.Context, addresses []string) (taken []portSeen) {
+	for _, a := range addresses {
+		at, err := netip.ParseAddrPort(a)
+		if err != nil || at.Port() == 0 || listen.LinkLocal(at.Addr()) {
+			continue
+		}
+		d := net.Dialer{Timeout: 500 * time.Millisecond}
+		conn, err := d.DialContext(ctx, "tcp", at.String())
+		if err != nil {
+			continue
+		}
+		_ = conn.Close()
+		taken = append(taken, portSeen{at, listenerOf("/proc", at), isBroker(ctx, at)})
+	}
+	return taken
+}
+
+// isBroker asks without a token, which a broker's container door refuses in its own words.
+func isBroker(ctx context.Context, at netip.AddrPort) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	s := surroundings{env: map[string]string{varFullURI: "http://" + at.String()}}
+	s.door = wayOf(s.lookup)
+	return s.askEndpoint(ctx).Ours
+}
+
+// ourToken is what the broker knows of the token, nil for nothing.
+func (s *surroundings) ourToken() *control.Token {
+	shown, has := s.token()
+	if shown = strings.TrimSpace(shown); !has || !access.IsToken(shown) {
+		return nil
+	}
+	for i, t := range s.broker.Tokens {
+		if t.ID != "" && strings.Contains(shown, t.ID) {
+			return &s.broker.Tokens[i]
+		}
+	}
+	return nil
+}
+
+// certificates counts what a CA bundle holds.
+func certificates(pem []byte) bool { return x509.NewCertPool().AppendCertsFromPEM(pem) }

@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"encoding/xml"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stsbroker/stsbroker/deploy"
+	"github.com/stsbroker/stsbroker/internal/seal"
+)
+
+func TestServiceFilesKnowThemselves(t *testing.T) {
+	f := serviceFile{text: "[Service]\nA=1\n", comment: "#"}
+	other := serviceFile{text: "[Service]\nA=2\n", comment: "#"}
+	for name, tc := range map[string]struct {
+		on   string
+		want found
+	}{
+		"same":                  {string(f.signed()), foundSame},
+		"of another version":    {string(other.signed()), foundOurs},
+		"edited above":          {strings.Replace(string(other.signed()), "A=2", "A=3", 1), foundEdited},
+		"added below":           {string(other.signed()) + "B=1\n", foundEdited},
+		"its digest edited":     {strings.Replace(string(other.signed()), digest(other.text), digest(f.text), 1), foundEdited},
+		"somebody's":            {"[Service]\n", foundOther},
+		"empty":                 {"", foundOther},
+		"without the last line": {f.text, foundOther},
+	} {
+		if got := f.judge([]byte(tc.on)); got != tc.want {
+			t.Errorf("%s: %d, want %d", name, got, tc.want)
+		}
+	}
+	f.path = filepath.Join(t.TempDir(), "x")
+	if got, err := f.find(); got != foundNone || err != nil {
+		t.Error(got, err)
+	}
+}
+
+func TestServiceFilesAreWrittenWhole(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("not run: there is no service on Windows")
+	}
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	f := serviceFile{path: filepath.Join(dir, "x.service"), text: "[Service]\n", comment: "#"}
+	for range 2 { // made, and replaced
+		if err := f.write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := os.Stat(f.path)
+	if err != nil || info.Mode() != 0o644 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
+		t.Errorf("%v", entries)
+	}
+	if got, err := f.find(); got != foundSame || err != nil {
+		t.Error(got, err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.write(); err == nil || !strings.Contains(err.Error(), "everybody may replace") {
+		t.Errorf("in a folder that everybody can write to: %v", err)
+	}
+}
+
+func TestServiceProgram(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("not run: there is no service on Windows")
+	}
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(name string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil { // whatever the umask is
+			t.Fatal(err)
+		}
+		return path
+	}
+	open := filepath.Dir(at("open/stsbroker", 0o755))
+	if err := os.Chmod(open, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		at("bin/stsbroker", 0o755):                      "",
+		at("with space/stsbroker", 0o755):               "",
+		at("bin/everybodys", 0o777):                     "others can replace",
+		filepath.Join(open, "stsbroker"):                "others can replace",
+		at("go-build123/b001/exe/stsbroker", 0o755):     "go run",
+		at("a%b/stsbroker", 0o755):                      "a character",
+		at("a\"b/stsbroker", 0o755):                     "a character",
+		at("a$b/stsbroker", 0o755):                      "a character",
+		at("a\nExecStartPre=/bin/x/stsbroker", 0o755):   "a character",
+		filepath.Join(dir, "bin", "there-is-none-here"): "no such file",
+	} {
+		switch err := judgeProgram(path); {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", path, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %s", path, err, want)
+		}
+	}
+}
+
+func lines(text, prefix string) (got []string) {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, prefix) {
+			got = append(got, strings.TrimSpace(line))
+		}
+	}
+	return got
+}
+
+func TestSystemdKit(t *testing.T) {
+	folders := unitFolders{own: filepath.Join(t.TempDir(), "own"), packaged: filepath.Join(t.TempDir(), "usr"), users: "/etc/sysusers.d", config: "/etc/stsbroker"}
+	k := systemdKit(place{}, folders)
+	if err := k.fill("/opt/my tools/stsbroker", "/home/a b/x.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	if len(k.files) != 2 || k.folder != "" {
+		t.Fatalf("%d files, folder %q", len(k.files), k.folder)
+	}
+	service := k.files[1].text
+	if got := lines(service, "ExecStart="); !slices.Equal(got, []string{`ExecStart="/opt/my tools/stsbroker" --config "/home/a b/x.yaml" serve`}) {
+		t.Errorf("%q", got)
+	}
+	if got := lines(service, "ExecReload="); !slices.Equal(got, []string{`ExecReload="/opt/my tools/stsbroker" --socket %t/stsbroker/control.sock reload`}) {
+		t.Errorf("%q", got)
+	}
+	if strings.Contains(service, deploy.Program) {
+		t.Error("the path of a package is left in it")
+	}
+	if k := systemdKit(place{}, folders); k.fill("/bin/stsbroker", "/a%b") == nil {
+		t.Error("a configuration file whose path systemd would take for something else")
+	}
+
+	k = systemdKit(place{system: true}, folders)
+	if err := k.fill("/opt/stsbroker", ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := lines(k.files[1].text, "Exec"); len(k.files) != 3 || !slices.Equal(got, []string{"ExecStart=/opt/stsbroker serve --system", "ExecReload=/opt/stsbroker --socket /run/stsbroker/control.sock reload"}) {
+		t.Errorf("%q", got)
+	}
+	if got := shell(k.start[0]) + "; " + shell(k.start[2]); got != "systemd-sysusers /etc/sysusers.d/stsbroker.conf; systemctl enable --now stsbroker.socket stsbroker.service" {
+		t.Error(got)
+	}
+
+	// What a package brought is enabled as it is.
+	if err := os.MkdirAll(folders.packaged, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folders.packaged, unitService), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if k := systemdKit(place{system: true}, folders); len(k.files) != 0 || len(k.start) != 2 {
+		t.Errorf("%d files, %v", len(k.files), k.start)
+	}
+}
+
+func TestSystemdState(t *testing.T) {
+	socket := "\n\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n"
+	for name, tc := range map[string]struct {
+		out             string
+		system, lingers bool
+		want            serviceState
+	}{
+		"runs": {
+			"LoadState=loaded\nActiveState=active\nSubState=running\nStatusText=serving 2 profiles\nMainPID=7\nUnitFileState=enabled\nActiveEnterTimestamp=Mon 04:00" + socket, false, false,
+			serviceState{true, true, [][]string{{"service", "running, process 7, since Mon 04:00"}, {"says", "serving 2 profiles"}, {"sockets", "open, held by systemd"}, {"starts", "when you log in, and ends when you log out"}}},
+		},
+		"stopped": {
+			"LoadState=loaded\nActiveState=inactive\nMainPID=0\nUnitFileState=enabled" + socket, true, true,
+			serviceState{true, false, [][]string{{"service", "stopped; the next connection starts it"}, {"sockets", "open, held by systemd"}, {"starts", "at boot"}}},
+		},
+		"stopped for good": {
+			"LoadState=loaded\nActiveState=inactive\nUnitFileState=disabled\n\nLoadState=loaded\nActiveState=inactive\nUnitFileState=disabled\n", false, true,
+			serviceState{true, false, [][]string{{"service", "stopped"}, {"sockets", "closed"}, {"starts", "never by itself"}}},
+		},
+		"fails again and again": {
+			"LoadState=loaded\nActiveState=activating\nSubState=auto-restart\nResult=exit-code\nNRestarts=3\nUnitFileState=enabled" + socket, false, true,
+			serviceState{true, false, [][]string{{"service", "fails (exit-code, 3 times) and is started again; see why: journalctl --user -u stsbroker -e"}, {"sockets", "open, held by systemd"}, {"starts", "at boot, and stays when you log out"}}},
+		},
+		"is not there": {
+			"LoadState=not-found\nActiveState=inactive\n\nLoadState=not-found\nActiveState=inactive\n", false, false,
+			serviceState{false, false, [][]string{{"service", "stopped"}, {"sockets", "closed"}, {"starts", "never by itself"}}},
+		},
+	} {
+		got := systemdState(tc.out, tc.system, tc.lingers)
+		if got.installed != tc.want.installed || got.running != tc.want.running || !slices.EqualFunc(got.rows, tc.want.rows, slices.Equal) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+func TestLaunchdKit(t *testing.T) {
+	home := filepath.Join("/Users", "a & <b>")
+	k := launchdKit(home, 501)
+	if err := k.fill("/opt/x & y/stsbroker", ""); err != nil {
+		t.Fatal(err)
+	}
+	f := k.files[0]
+	if want := filepath.Join(home, "Library", "LaunchAgents", deploy.Label+".plist"); f.path != want {
+		t.Errorf("%s, want %s", f.path, want)
+	}
+	var texts []string
+	dec := xml.NewDecoder(strings.NewReader(string(f.signed())))
+	for {
+		token, err := dec.Token()
+		if err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if text, ok := token.(xml.CharData); ok {
+			texts = append(texts, string(text))
+		}
+	}
+	for _, want := range []string{deploy.Label, "/opt/x & y/stsbroker", "serve", filepath.Join(home, "Library", "Logs", "stsbroker.log")} {
+		if !slices.Contains(texts, want) {
+			t.Errorf("no <string>%s</string>", want)
+		}
+	}
+	if f.judge(f.signed()) != foundSame {
+		t.Error("it does not know itself")
+	}
+	if k := launchdKit(home, 501); k.fill("/bin/stsbroker", "/x.yaml") == nil {
+		t.Error("--config is dropped without a word")
+	}
+	if got := shell(k.restart[0]) + "; " + shell(k.restart[1]); got != "launchctl bootout gui/501/"+deploy.Label+"; launchctl bootstrap gui/501 "+shQuote(f.path) {
+		t.Error(got)
+	}
+}
+
+func TestLaunchdState(t *testing.T) {
+	got := launchdState("gui/501/x = {\n\tactive count = 1\n\tstate = running\n\n\tpid = 42\n\tendpoints = {\n\t\tstate = not\n\t}\n}\n")
+	if !got.running || got.rows[0][1] != "running, process 42" {
+		t.Errorf("%+v", got)
+	}
+	got = launchdState("x = {\n\tstate = not running\n\tlast exit code = 1\n}\n")
+	if got.running || got.rows[0][1] != "not running; it ended with status 1" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestServicePlanInOrder carries out a plan with a systemctl that writes down what it is
+// told: what was shown is what is done, in that order, and nothing after a failure.
+func TestServicePlanInOrder(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("not run: systemd is Linux's")
+	}
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log")
+	fake := "#!/bin/sh\necho \"systemctl $*\" >>" + log + "\ncase \"$*\" in *enable*) echo 'Job failed.' >&2; exit 1;; esac\n"
+	if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(fake), 0o700); err != nil { //nolint:gosec // it has to be executable
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir)
+	k := systemdKit(place{}, unitFolders{own: filepath.Join(dir, "units"), packaged: filepath.Join(dir, "none")})
+	var acts []act
+	for _, f := range k.files {
+		acts = append(acts, act{file: &f, text: "write " + f.path})
+	}
+	acts = append(acts, runs(k.start[0]), runs(k.start[1]), runs([]string{"systemctl", "never"}))
+	if done, err := perform(t.Context(), installOptions{dry: true}, acts); done || err != nil {
+		t.Fatal(done, err)
+	}
+	if _, err := os.Stat(log); err == nil {
+		t.Fatal("--dry-run runs something")
+	}
+	done, err := perform(t.Context(), installOptions{yes: true}, acts)
+	if done || err == nil || err.Error() != "run systemctl --user enable --now stsbroker.socket stsbroker.service: exit status 1: Job failed." {
+		t.Error(done, err)
+	}
+	ran, err := os.ReadFile(log)
+	if err != nil || string(ran) != "systemctl --user daemon-reload\nsystemctl --user enable --now stsbroker.socket stsbroker.service\n" {
+		t.Errorf("%q, %v", ran, err)
+	}
+	for _, f := range k.files {
+		if got, err := f.find(); got != foundSame || err != nil {
+			t.Error(f.path, got, err)
+		}
+	}
+}
+
+// TestServiceIdentityGoesToSystemdCreds: what seals state is on no command line and in
+// no file of ours.
+func TestServiceIdentityGoesToSystemdCreds(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("not run: systemd is Linux's")
+	}
+	dir := t.TempDir()
+	fake := "#!/bin/sh\necho \"$*\" >" + dir + "/args\n/bin/cat >" + dir + "/stdin\n"
+	if err := os.WriteFile(filepath.Join(dir, "systemd-creds"), []byte(fake), 0o700); err != nil { //nolint:gosec // it has to be executable
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir)
+	store := filepath.Join(dir, "store")
+	acts, err := identityActs(store)
+	if err != nil || len(acts) != 1 {
+		t.Fatal(acts, err)
+	}
+	if err := acts[0].do(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	stdin, err := os.ReadFile(filepath.Join(dir, "stdin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := seal.ParseIdentity(stdin); err != nil {
+		t.Error(err)
+	}
+	args, err := os.ReadFile(filepath.Join(dir, "args"))
+	if err != nil || string(args) != "encrypt --name=stsbroker-identity - "+store+"/stsbroker-identity\n" {
+		t.Errorf("%q, %v", args, err)
+	}
+	if info, err := os.Stat(store); err != nil || info.Mode().Perm() != 0o700 {
+		t.Error(info, err)
+	}
+	if err := os.WriteFile(filepath.Join(store, systemdIdentity), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if acts, err := identityActs(store); len(acts) != 0 || err != nil {
+		t.Errorf("one that is there would be replaced: %v, %v", acts, err)
+	}
+}
