@@ -109,7 +109,7 @@ func TestConfigValues(t *testing.T) {
 	if len(findings) > 0 {
 		t.Fatal(findings)
 	}
-	c.sources = nil
+	c.sources, c.read = nil, nil
 	const (
 		narrow   = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:Get*","Resource":"arn:aws:s3:::a bucket/*"}]}`
 		kiosk    = `{"Statement":{"Effect":"Allow","Action":"s3:*","Resource":"*","Sid":"Über"}}`

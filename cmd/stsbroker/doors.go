@@ -227,21 +227,28 @@ const drain = 300 * time.Millisecond
 // serve runs a server of its own on a listener until the context ends, then lets requests
 // under way finish.
 func (a *app) serve(server *http.Server, l net.Listener) *member {
-	closed := func() error { // of a server that never ran
+	d := time.Duration(0)
+	if a.inherited.Any() {
+		d = drain
+	}
+	return a.crew.join(func(ctx context.Context) error { return metadata.Serve(ctx, server, l, d) }, unused(l))
+}
+
+// serveHeld is serve of a server whose answers may last as long as it does: they end with
+// it.
+func (a *app) serveHeld(server *http.Server, l net.Listener) {
+	a.crew.join(func(ctx context.Context) error {
+		server.BaseContext = func(net.Listener) context.Context { return ctx }
+		return metadata.Serve(ctx, server, l, 0)
+	}, unused(l))
+}
+
+// unused closes the listener of a server that never ran.
+func unused(l net.Listener) func() error {
+	return func() error {
 		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 			return err
 		}
 		return nil
 	}
-	return a.crew.join(func(ctx context.Context) error {
-		d := time.Duration(0)
-		if a.inherited.Any() {
-			d = drain
-		}
-		if _, unix := l.Addr().(*net.UnixAddr); unix { // a held answer ends with us
-			server.BaseContext = func(net.Listener) context.Context { return ctx }
-			d = min(d, time.Millisecond)
-		}
-		return metadata.Serve(ctx, server, l, d)
-	}, closed)
 }

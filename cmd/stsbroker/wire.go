@@ -331,13 +331,17 @@ func (a *app) listenControl() (release func(), err error) {
 		Handler: control.Handler(a.caller, explain, a.called), ConnContext: listen.ConnContext,
 		ReadHeaderTimeout: 2 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10, ErrorLog: zap.NewStdLog(a.log),
 	}
-	a.serve(server, l)
+	a.serveHeld(server, l)
 	return release, nil
 }
 
 func (a *app) ownControl() (net.Listener, func(), error) {
 	if err := a.makeRuntime(); err != nil {
 		return nil, nil, err
+	}
+	if a.system { // others connect too: it has a cap
+		l, err := listen.Opener{Doors: a.now.Load().cfg.Listen.doors() + 1}.Unix(a.control, a.socketMode())
+		return l, func() {}, err
 	}
 	unlock, held, err := securefile.Lock(a.control + ".lock")
 	if err != nil {

@@ -64,14 +64,14 @@ func Handler(as func(r *http.Request) (Service, error), explain func(error) *Err
 		mux.HandleFunc("POST /v1/"+name, func(w http.ResponseWriter, r *http.Request) {
 			var in request
 			out, err := func() (any, error) {
+				s, err := as(r) // before anything of theirs is read
+				if err != nil {
+					return nil, err
+				}
 				dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 				dec.DisallowUnknownFields()
 				if err := dec.Decode(&in); err != nil {
 					return nil, &Error{Kind: "config", Message: "the broker does not understand this command: it may be of another version; restart it (" + err.Error() + ")"}
-				}
-				s, err := as(r)
-				if err != nil {
-					return nil, err
 				}
 				out, err := f(s, r, in)
 				done(r, name, in.about(), err)
