@@ -147,19 +147,17 @@ func (s *supervisor) run(ctx context.Context) error {
 
 // attempts waits until the first ones are done, and reports whether ctx let it.
 func (s *supervisor) attempts(ctx context.Context) bool {
-	late := time.NewTimer(readyAtLast)
-	defer late.Stop()
+	inTime, cancel := context.WithTimeout(ctx, readyAtLast)
+	defer cancel()
 	look := time.NewTicker(readyLook)
 	defer look.Stop()
 	for {
-		if done, _ := answered(ctx, readyLook, &s.trying, s.tried); done {
+		if done, _ := answered(inTime, readyLook, &s.trying, s.tried); done {
 			return true
 		}
 		select {
-		case <-ctx.Done():
-			return false
-		case <-late.C:
-			return true
+		case <-inTime.Done():
+			return ctx.Err() == nil
 		case <-look.C:
 		}
 	}

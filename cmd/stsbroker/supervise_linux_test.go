@@ -77,7 +77,8 @@ profiles:
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(run) })
-	s.cmd.Env = append(slices.Clone(s.env), "XDG_RUNTIME_DIR="+run, "NOTIFY_SOCKET="+address, fmt.Sprintf("WATCHDOG_USEC=%d", watchdog.Microseconds()))
+	s.env = append(s.env, "XDG_RUNTIME_DIR="+run)
+	s.cmd.Env = append(slices.Clone(s.env), "NOTIFY_SOCKET="+address, fmt.Sprintf("WATCHDOG_USEC=%d", watchdog.Microseconds()))
 	s.cmd.Stderr = w
 	s.began = time.Now()
 	if err := s.cmd.Start(); err != nil {
@@ -183,7 +184,7 @@ func TestSupervised(t *testing.T) {
 		fake.SetFault(stsfake.Fault{Delay: 2 * time.Second})
 		s := underSystemd(t, binary, fake, 0)
 		m := s.await(t, "READY=1", 0, 30*time.Second)
-		if m.at < 2*time.Second || fake.Mints() < 2 || !strings.Contains(m.text, "STATUS=serving 3 profiles, 3 held") {
+		if m.at < 2*time.Second || fake.Mints() < 2 || !strings.Contains(m.text, "STATUS=serving 3 profiles, 2 held") {
 			t.Errorf("%+v after %d mints", m, fake.Mints())
 		}
 		if !s.refresh("p0", 10*time.Second) {
@@ -210,13 +211,12 @@ func TestSupervised(t *testing.T) {
 		s.await(t, "WATCHDOG=1", s.await(t, "READY=1", 0, 30*time.Second).at, 10*time.Second)
 		fake.SetFault(stsfake.Fault{Kind: stsfake.FaultHang})
 		began, calls := s.now(), fake.Total()
-		if s.refresh("p0", 25*time.Second) {
-			t.Fatal("there is no outage")
+		for s.now()-began < 8*time.Second {
+			if s.refresh("p0", 25*time.Second) {
+				t.Fatal("there is no outage")
+			}
 		}
 		ended, last := s.now(), began
-		if ended-began < 5*time.Second {
-			t.Fatalf("the outage lasted for %v", ended-began)
-		}
 		for _, m := range s.heard() {
 			if m.at > began && strings.Contains(m.text, "WATCHDOG=1") {
 				if m.at-last > 3*time.Second { // of one second, on a busy host
@@ -231,7 +231,7 @@ func TestSupervised(t *testing.T) {
 		if fake.Total() == calls {
 			t.Error("nobody asked STS")
 		}
-		s.await(t, "STATUS=serving 3 profiles, 3 held; p0 fails", began, 10*time.Second)
+		s.await(t, "STATUS=serving 3 profiles, 2 held; p0 fails", began, 10*time.Second)
 	})
 
 	// The unit's WatchdogSec. A mint may take ten seconds, and a busy host five more.

@@ -112,7 +112,7 @@ func TestReadyAfterAttempts(t *testing.T) {
 		h := newSystemd(0)
 		h.isTried = false
 		h.start(t)
-		time.Sleep(3 * time.Second)
+		time.Sleep(3*time.Second + readyLook/2) // between two looks
 		expect(t, h.take())
 		h.reloading() // is not one before
 		h.ready()

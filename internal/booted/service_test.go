@@ -3,6 +3,7 @@
 package booted
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -53,7 +54,7 @@ func (s steps) must(user, sh string, want ...string) string {
 	out, err := s.m.ScriptAs(user, sh)
 	for _, w := range want {
 		if !strings.Contains(out, w) {
-			err = fmt.Errorf("no %q (%v)", w, err)
+			err = errors.Join(err, fmt.Errorf("no %q", w))
 		}
 	}
 	if err != nil {
