@@ -89,14 +89,14 @@ fuzz: ## run each fuzz test for FUZZTIME (10s)
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## run golangci-lint, built once from its module
-	GOLANGCI_LINT_CACHE='$(TOOLS)/golangci-lint-cache' '$(GOLANGCI_LINT)' run --build-tags conformance,clock ./...
+	GOLANGCI_LINT_CACHE='$(TOOLS)/golangci-lint-cache' '$(GOLANGCI_LINT)' run --build-tags conformance,clock,booted ./...
 
 $(GOLANGCI_LINT):
 	GOBIN='$(@D)' GOFLAGS= go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 
 .PHONY: fmt
 fmt: ## check gofmt
-	@files=$$(gofmt -l cmd broker cache metadata internal); [ -z "$$files" ] || { echo "run gofmt -w on:"; echo "$$files"; exit 1; } >&2
+	@files=$$(gofmt -l cmd broker cache metadata internal deploy); [ -z "$$files" ] || { echo "run gofmt -w on:"; echo "$$files"; exit 1; } >&2
 
 .PHONY: tidy
 tidy: ## check that go.mod and go.sum are tidy
@@ -104,7 +104,7 @@ tidy: ## check that go.mod and go.sum are tidy
 
 .PHONY: vet
 vet: ## go vet, with the tests behind build tags
-	go vet -tags conformance,clock ./...
+	go vet -tags conformance,clock,booted ./...
 
 .PHONY: cross
 cross: $(addprefix cross-,$(subst /,-,$(PLATFORMS))) ## build and vet for the other platforms
@@ -121,11 +121,73 @@ image: ## build the container image (needs buildah, or BUILDER='docker build')
 	install -d -m 755 dist/image/root/etc/ssl/certs dist/image/root/usr/bin dist/image/root/home dist/image/root/run dist/image/root/var/lib
 	install -d -m 1777 dist/image/root/tmp
 	install -d -m 700 dist/image/own/home/stsbroker dist/image/own/run/stsbroker dist/image/own/lib/stsbroker
+	install -d -m 711 dist/image/own/tokens/tokens
 	install -m 644 deploy/container/passwd deploy/container/group dist/image/root/etc
 	install -m 644 '$(CA_BUNDLE)' dist/image/root/etc/ssl/certs/ca-certificates.crt
 	GOOS=linux $(BUILD) -o dist/image/root/usr/bin/stsbroker ./cmd/stsbroker
 	STORAGE_DRIVER=$${STORAGE_DRIVER:-vfs} BUILDAH_ISOLATION=$${BUILDAH_ISOLATION:-chroot} \
 		$(BUILDER) -t '$(IMAGE)' -f deploy/container/Containerfile dist/image
+
+.PHONY: manifests
+manifests: ## check the examples for containers by the types of Kubernetes, ECS and Compose
+	cd deploy/manifests && go vet -tags image ./... && go test ./...
+
+.PHONY: try-image
+try-image: ## build the image twice, and run the examples with it, without a daemon (root, buildah, python3-venv, iproute2)
+	deploy/container/try.sh
+
+GORELEASER_VERSION := v2.16.0
+GORELEASER := $(TOOLS)/goreleaser-$(GORELEASER_VERSION)/goreleaser
+
+GOVULNCHECK_VERSION := v1.9.0
+GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)/govulncheck
+
+.PHONY: package
+package: $(GORELEASER) ## build archives, deb, rpm, bills of materials and checksums into dist, without a tag
+	'$(GORELEASER)' check --quiet
+	'$(GORELEASER)' release --snapshot --clean
+
+.PHONY: release
+release: $(GORELEASER) ## the same from a tag, with nothing uncommitted; see docs/releasing.md
+	'$(GORELEASER)' release --clean --skip=publish,announce
+
+.PHONY: reproducible
+reproducible: $(GORELEASER) ## build the commit's packages twice, in unlike places, and compare bytes
+	deploy/packages/reproduce.sh '$(GORELEASER)'
+
+.PHONY: reproducible-program
+reproducible-program: ## build the commit's program twice, the second time all anew and elsewhere, and compare bytes
+	@there=$$(mktemp -d) && trap 'rm -rf "$$there"' EXIT && \
+	git clone -q . "$$there/a" && git clone -q . "$$there/another/place" && \
+	$(MAKE) -s -C "$$there/a" build && \
+	( umask 077; TZ=Pacific/Chatham LC_ALL=C GOCACHE="$$there/cache" $(MAKE) -s -C "$$there/another/place" build ) && \
+	sha256sum "$$there/a/stsbroker" "$$there/another/place/stsbroker" && cmp "$$there/a/stsbroker" "$$there/another/place/stsbroker"
+
+.PHONY: vulncheck
+vulncheck: $(GOVULNCHECK) ## look the dependencies up in Go's vulnerability database; "not run" where that does not answer
+	deploy/packages/vulncheck.sh '$(GOVULNCHECK)'
+
+$(GORELEASER):
+	GOBIN='$(@D)' GOFLAGS= go install github.com/goreleaser/goreleaser/v2@$(GORELEASER_VERSION)
+
+$(GOVULNCHECK):
+	GOBIN='$(@D)' GOFLAGS= go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+
+PROMTOOL_VERSION := v0.316.0
+PROMTOOL := $(TOOLS)/promtool-$(PROMTOOL_VERSION)/promtool
+
+# Without service discovery promtool needs few modules and builds in a minute and a half.
+.PHONY: alerts
+alerts: $(PROMTOOL) ## check and test the alert rules with promtool, built once from its module
+	'$(PROMTOOL)' check rules --lint=all --lint-fatal deploy/monitoring/alerts.yaml
+	'$(PROMTOOL)' test rules deploy/monitoring/alerts_test.yaml
+
+$(PROMTOOL):
+	GOBIN='$(@D)' GOFLAGS= go install -tags remove_all_sd github.com/prometheus/prometheus/cmd/promtool@$(PROMTOOL_VERSION)
+
+.PHONY: booted
+booted: ## boot Debian with systemd in a container, and run the units and packages in it (Debian, root; needs make package; the first time a minute more)
+	go test -tags booted -count=1 -v -timeout 15m ./internal/booted/... ./deploy/...
 
 .PHONY: clean
 clean: ## remove what was built; tools stay

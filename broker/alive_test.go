@@ -18,7 +18,12 @@ func withKeys(t *testing.T, keys Keys, profiles ...Profile) *Broker {
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
 	b.Reload(profiles)
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 	return b
 }
 
@@ -134,7 +139,12 @@ func TestGate(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- b.Run(ctx) }()
-		defer func() { cancel(); <-done }()
+		defer func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}()
 		b.Reload([]Profile{profile(&issuer{name: "dev", life: time.Hour})})
 		ask := Ask{Profile: "dev", Patience: time.Second, Caller: Caller{Token: "t1"}}
 		set, err := b.Get(t.Context(), ask)

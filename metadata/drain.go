@@ -59,11 +59,15 @@ func Serve(ctx context.Context, s *http.Server, l net.Listener, drain time.Durat
 	if s.BaseContext == nil {
 		s.BaseContext = func(net.Listener) context.Context { return base }
 	}
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
+	served := make(chan struct{})
+	var failed error
+	go func() {
+		failed = s.Serve(l)
+		close(served)
+	}()
 	select {
-	case err := <-served:
-		return fmt.Errorf("the listener on %s failed: %w", l.Addr(), err)
+	case <-served:
+		return fmt.Errorf("the listener on %s failed: %w", l.Addr(), failed)
 	case <-ctx.Done():
 	}
 
@@ -84,7 +88,6 @@ func Serve(ctx context.Context, s *http.Server, l net.Listener, drain time.Durat
 		}
 		_ = l.Close()
 		<-served // what was accepted until then is a connection of l's now
-		served <- nil
 		for silent.CloseSilent(firstWord) > 0 && late.Err() == nil {
 			<-tick.C
 		}

@@ -49,6 +49,7 @@ type TokenFileConfig struct {
 	Path     string   // absolute; "" for the default path
 	Profiles []string // that the token is good for, the first is its default
 	UID      *uint32  // in whose hands it is good; nil for anybody's
+	Group    *uint32  // whose members may read the file; nil for none. Only with Path: the default folder lets nobody through
 }
 
 // FileConfig is a file of credentials, in the form of ~/.aws/credentials.
@@ -246,9 +247,13 @@ func (r *configReader) tokenFiles(to *[]TokenFileConfig, n *yaml.Node, p string)
 			"path":     r.text(&c.Path, checkAbsolute),
 			"profiles": r.names(&c.Profiles),
 			"uid":      r.uid(&c.UID),
+			"group":    r.id(&c.Group, "a group; getent group GROUP prints it"),
 		})
 		c.Path = clean(c.Path)
 		r.need(seen, known, key, at, "profiles")
+		if c.Group != nil && c.Path == "" && seen["path"] == nil {
+			r.fail(seen["group"], join(at, "group"), "the default folder is this user's alone; give path too, in a folder that the group can look into")
+		}
 		*to = append(*to, c)
 	})
 }
@@ -288,15 +293,18 @@ func checkFileName(s string) error {
 }
 
 // uid reads the number of a user.
-func (r *configReader) uid(to **uint32) reads {
+func (r *configReader) uid(to **uint32) reads { return r.id(to, "a user; id -u USER prints it") }
+
+// id reads the number of a user or a group; what says of what, and what prints it.
+func (r *configReader) id(to **uint32, what string) reads {
 	return func(n *yaml.Node, p string) {
-		s, ok := r.scalar(n, p, "!!int", "the number of a user; id -u USER prints it")
+		s, ok := r.scalar(n, p, "!!int", "the number of "+what)
 		if !ok {
 			return
 		}
 		v, err := strconv.ParseUint(s, 10, 32)
 		if err != nil {
-			r.fail(n, p, "%s is not the number of a user; id -u USER prints it", s)
+			r.fail(n, p, "%s is not the number of %s", s, what)
 			return
 		}
 		*to = new(uint32(v))

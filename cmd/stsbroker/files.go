@@ -111,11 +111,7 @@ func (v view) beginWriting() (all []*writing, err error) {
 	for _, f := range v.cfg.TokenFiles {
 		k := tokenFile{app: v.app, TokenFileConfig: f, path: v.tokenFile(f)}
 		k.Line = 0
-		uid := int64(-1)
-		if f.UID != nil {
-			uid = int64(*f.UID)
-		}
-		w := &writing{what: fmt.Sprintf("token %q %q %q %d", k.path, f.Name, f.Profiles, uid)}
+		w := &writing{what: fmt.Sprintf("token %q %q %q %s %s", k.path, f.Name, f.Profiles, idWord(f.UID), idWord(f.Group))}
 		all = append(all, w)
 		if v.written[w.what] != nil {
 			continue
@@ -257,6 +253,11 @@ func (k tokenFile) judge() error {
 	if k.UID != nil && !k.bind {
 		return errors.New("uid cannot be had here, where the kernel does not tell which user connects; remove it")
 	}
+	if k.Group != nil {
+		if err := securefile.CheckGroup(*k.Group); err != nil {
+			return fmt.Errorf("group: %w", err)
+		}
+	}
 	folder := filepath.Dir(k.path)
 	if k.Path == "" {
 		if err := securefile.MakeFolder(folder); err != nil {
@@ -265,31 +266,43 @@ func (k tokenFile) judge() error {
 	} else if err := securefile.CheckFolders(folder); err != nil { // a service of another user may have to look into it
 		return err
 	}
-	_, err := k.held()
+	_, _, err := k.held()
 	return err
 }
 
-// held is what the file holds. It is an error when that is no token of stsbroker's:
-// such a file is somebody else's, and is never touched. A missing one is not.
-func (k tokenFile) held() (string, error) {
-	b, err := securefile.Read(k.path, 4096)
+// held is what the file holds, and which group may read it. It is an error when that is no
+// token of stsbroker's: such a file is somebody else's, and is never touched. A missing
+// one is not.
+func (k tokenFile) held() (token string, group *uint32, err error) {
+	b, group, err := securefile.ReadShared(k.path, 4096)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", nil
+		return "", nil, nil
 	case err != nil:
-		return "", err
+		return "", nil, err
 	case !access.IsToken(string(b)):
-		return "", fmt.Errorf("%s is not a token file of stsbroker's; move it away, or give another path", k.path)
+		return "", nil, fmt.Errorf("%s is not a token file of stsbroker's; move it away, or give another path", k.path)
 	}
-	return string(b), nil
+	return string(b), group, nil
+}
+
+func sameID(a, b *uint32) bool { return idWord(a) == idWord(b) }
+
+func idWord(id *uint32) string {
+	if id == nil {
+		return "none"
+	}
+	return fmt.Sprint(*id)
 }
 
 // problem is what is wrong with the file now, "" for nothing.
 func (k tokenFile) problem() string {
-	held, err := k.held()
+	held, group, err := k.held()
 	switch {
 	case err != nil:
 		return err.Error()
+	case held != "" && !sameID(group, k.Group):
+		return "its mode or its group was changed, and is set again within a minute"
 	case held == "":
 		if !k.tokensKnown() {
 			return "it is written when custody is unlocked: run stsbroker unlock"
@@ -309,9 +322,12 @@ func (k tokenFile) write() error {
 	if err != nil {
 		return err
 	}
-	held, err := k.held()
-	if err != nil || held == value.Reveal() {
+	held, group, err := k.held()
+	switch {
+	case err != nil || held == value.Reveal() && sameID(group, k.Group):
 		return err
+	case k.Group != nil:
+		return securefile.WriteShared(k.path, []byte(value.Reveal()), *k.Group)
 	}
 	return securefile.Write(k.path, []byte(value.Reveal()))
 }
@@ -337,7 +353,7 @@ func (k tokenFile) remove() error {
 	if slices.Contains(k.lasting, filepath.Dir(k.path)) && k.configured() {
 		return nil
 	}
-	if held, err := k.held(); err != nil || held == "" {
+	if held, _, err := k.held(); err != nil || held == "" {
 		return err
 	}
 	return os.Remove(k.path)

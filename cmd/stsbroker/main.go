@@ -102,7 +102,7 @@ Start with:  stsbroker demo                     the whole thing, with no AWS acc
 	flags.StringVar(&g.socket, "socket", "", "control socket `path` of the broker to talk to")
 	root.AddCommand(
 		serveCommand(&g), execCommand(&g), envCommand(&g), credentialProcessCommand(&g), statusCommand(&g), loginCommand(&g), logoutCommand(&g), refreshCommand(&g),
-		lockCommand(&g), unlockCommand(&g), reloadCommand(&g), readyCommand(&g), serviceCommand(&g), doctorCommand(&g),
+		lockCommand(&g), unlockCommand(&g), reloadCommand(&g), readyCommand(&g), serviceCommand(&g), doctorCommand(&g), manCommand(),
 		whoamiCommand(&g), consoleCommand(&g), decodeCommand(&g), identityTokenCommand(&g), keysCommand(&g), tokenCommand(&g), checkCommand(&g), demoCommand(), versionCommand(),
 	)
 	return root

@@ -103,7 +103,7 @@ func (c *cataloguer) checkFiles() {
 		if !take("token_files."+f.Name, f.Line, k.path) {
 			continue
 		}
-		if _, err := k.held(); err != nil {
+		if _, _, err := k.held(); err != nil {
 			c.note(c.cfg.File, f.Line, SeverityError, "token_files.%s: %v", f.Name, err)
 		}
 	}

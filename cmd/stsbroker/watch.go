@@ -181,7 +181,7 @@ func watchLines(ctx context.Context, w io.Writer, c paint, one bool, ask func() 
 		var out strings.Builder
 		st, err := ask()
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // it was told to end, and what it asked last is nobody's
 		}
 		now := time.Now()
 		var news []change

@@ -129,7 +129,7 @@ func Boot(t *testing.T) *Machine {
 // start starts the command on a thread that lives as long as it does: the kernel ends
 // it with the thread that started it, and so with this process, however that ends.
 func start(cmd *exec.Cmd) (ended <-chan struct{}, err error) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setsid: true} // what ends us by group would end it, and not the machine
 	started, done := make(chan error), make(chan struct{})
 	go func() {
 		runtime.LockOSThread()

@@ -148,7 +148,9 @@ func TestSystemService(t *testing.T) {
 	s.fails("alice", "stsbroker keys list", "stsbroker: ")
 	s.must(root, "stsbroker keys list", "AKIAIOSFODNN7EXAMPLE")
 	s.must("bob", "curl -s http://127.0.0.1:9171/readyz", "ok")
-	s.must(root, "stsbroker token create ci --profile app --file /root/token && "+get+`-H "Authorization: $(cat /root/token)" `+app, "200")
+	ci := get + `-H "Authorization: $(cat /root/token)" ` + app
+	s.must(root, "stsbroker token create ci --profile app --file /root/token && "+ci, "403")
+	s.must(root, "sed -i 's/^access: ./&{ token: ci, profiles: [app] }, /' /etc/stsbroker/stsbroker.yaml && systemctl reload stsbroker && "+ci, "200")
 
 	s.must(root, `pid=$(systemctl show -P MainPID stsbroker); grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/$pid/status | tr -d '\t\n'; grep 'core file' /proc/$pid/limits`,
 		"CapEff:0000000000000000CapBnd:0000000000000000NoNewPrivs:1Seccomp:2", "Max core file size        0                    0")
@@ -158,7 +160,7 @@ func TestSystemService(t *testing.T) {
 	// The commands that it runs for profiles live under the same limits, and can.
 	s.must(root, `cat >/usr/local/bin/given <<'E'
 #!/bin/sh
-echo '{"Version":1,"AccessKeyId":"AKIAIOSFODNN7EXAMPLE","SecretAccessKey":"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}'
+echo '{"Version":1,"AccessKeyId":"AKIAIOSFODNN7EXAMPLE","SecretAccessKey":"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY","SessionToken":"x","Expiration":"'$(date -u -d '+1 hour' +%FT%TZ)'"}'
 E
 chmod 755 /usr/local/bin/given; sed -i 's|^profiles: {|& cmd: { process: { command: [/usr/bin/python3, -c, "import subprocess; subprocess.run([\\"/usr/local/bin/given\\"])"] } },|' /etc/stsbroker/stsbroker.yaml
 systemctl reload stsbroker && stsbroker refresh cmd`, "AKIAIOSFODNN7EXAMPLE")

@@ -54,11 +54,11 @@ func arrow(from, to string) string {
 		return ""
 	}
 	switch {
-	case under(from, "internal/conformance"):
+	case under(from, "internal/conformance", "internal/booted"):
 		return ""
 	case under(rel, "internal/stsfake", "internal/ssofake") && !under(from, "cmd"):
 		return "the stand-ins are for demo and tests"
-	case under(rel, "internal/conformance", "internal/repotest"):
+	case under(rel, "internal/conformance", "internal/booted", "internal/repotest"):
 		return "this is for tests"
 	case under(from, "internal"):
 		return "what is under internal/ is a leaf"

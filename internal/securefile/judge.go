@@ -35,6 +35,12 @@ func judgeFile(path string, f facts, me user) error {
 	return judgePrivate(path, "600", f, me)
 }
 
+// judgeShared is judgeFile for a file that a group may read.
+func judgeShared(path string, f facts, me user) error {
+	f.mode &^= 0o040
+	return judgeFile(path, f, me)
+}
+
 // judgeCredential is judgeFile for a file that systemd hands to a service.
 func judgeCredential(path string, f facts, me user) error {
 	if f.regular && f.owned && f.uid == 0 && f.gid == 0 && f.mode.Perm()&0o037 == 0 {
@@ -103,6 +109,16 @@ func judgeFolder(path string, f facts, me user) error {
 		return fmt.Errorf("%s has mode %#o: its group %d may replace what is in it; run: chmod g-w %s", path, perm, f.gid, shellWord(path))
 	}
 	return nil
+}
+
+// judgeReadOnly is judgeFolder, which root's folder passes too where nobody can write to
+// it because of its mount; see [CheckWriters].
+func judgeReadOnly(path string, f facts, me user) error {
+	err := judgeFolder(path, f, me)
+	if err != nil && f.folder && f.owned && f.uid == 0 && mountedReadOnly(path) {
+		return nil
+	}
+	return err
 }
 
 func wrongOwner(path string, f facts, me user) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,32 @@ func factsOf(info fs.FileInfo) facts {
 func thisUser() user {
 	uid := uint32(os.Geteuid())
 	return user{uid: uid, onlyMember: func(gid uint32) bool { return onlyMember(passwdFile, groupFile, uid, gid) }}
+}
+
+// CheckGroup reports whether this process may give files to the group with the number
+// gid: it must be in it, or be root. The error says how it gets in.
+func CheckGroup(gid uint32) error {
+	groups, err := os.Getgroups()
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() == 0 || slices.Contains(append(groups, os.Getegid()), int(gid)) {
+		return nil
+	}
+	return notInGroup(gid)
+}
+
+func notInGroup(gid uint32) error {
+	return fmt.Errorf("uid %d is not in group %d here, and cannot give a file to it; start it with that group: runAsGroup in Kubernetes, user: \"%[1]d:%[2]d\" in compose and ECS, SupplementaryGroups= in a unit", os.Geteuid(), gid)
+}
+
+// giveTo gives the file to a group.
+func giveTo(f *os.File, gid uint32) error {
+	err := f.Chown(-1, int(gid))
+	if errors.Is(err, fs.ErrPermission) {
+		return notInGroup(gid)
+	}
+	return err
 }
 
 // syncFolder makes a rename or a new entry survive a power cut. Some file

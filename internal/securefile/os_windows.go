@@ -20,6 +20,15 @@ func factsOf(info fs.FileInfo) facts {
 
 func thisUser() user { return user{onlyMember: func(uint32) bool { return false }} }
 
+// CheckGroup says that Windows has no such groups.
+func CheckGroup(uint32) error { return errNoGroups }
+
+var errNoGroups = errors.New("files have no groups on Windows; remove it")
+
+func giveTo(*os.File, uint32) error { return errNoGroups }
+
+func mountedReadOnly(string) bool { return false }
+
 // syncFolder does nothing: Windows has no such call, and its renames are journaled.
 func syncFolder(string) error { return nil }
 

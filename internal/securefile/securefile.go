@@ -3,8 +3,9 @@
 // folder above it are safe, in the way that OpenSSH judges its own files.
 //
 // Files are for the user who runs the process, mode 0600, in folders of mode
-// 0700. On Windows the modes mean nothing and are not looked at: there the
-// access list that a user's profile folder hands down decides.
+// 0700; one group more may read what [WriteShared] writes. On Windows the modes
+// mean nothing and are not looked at: there the access list that a user's
+// profile folder hands down decides.
 package securefile
 
 import (
@@ -20,6 +21,7 @@ import (
 
 const (
 	fileMode   fs.FileMode = 0o600
+	sharedMode fs.FileMode = 0o640
 	folderMode fs.FileMode = 0o700
 )
 
@@ -35,13 +37,21 @@ const strayAge = time.Minute
 // After an error the old content is still there, untouched. The one exception
 // is an error that names the folder: then the new content is in place, but the
 // disk did not confirm that it will be after a power cut.
-func Write(path string, data []byte) error {
+func Write(path string, data []byte) error { return write(path, data, nil) }
+
+// WriteShared is [Write] with mode 0640 for the group with the number gid, whose members
+// may read the file. It is for a reader of another user, as a container beside this
+// one is. Who is in the group is for others to say, so that the folder must let them through too. The
+// process must be in the group, see [CheckGroup].
+func WriteShared(path string, data []byte, gid uint32) error { return write(path, data, &gid) }
+
+func write(path string, data []byte, group *uint32) error {
 	folder, name := filepath.Split(path)
 	if folder == "" {
 		folder = "."
 	}
 	sweep(folder, name)
-	temp, err := fillTemp(folder, name, data)
+	temp, err := fillTemp(folder, name, data, group)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
@@ -61,7 +71,7 @@ func Create(path string, data []byte) error {
 		folder = "."
 	}
 	sweep(folder, name)
-	temp, err := fillTemp(folder, name, data)
+	temp, err := fillTemp(folder, name, data, nil)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
@@ -73,22 +83,26 @@ func Create(path string, data []byte) error {
 	return syncFolder(folder)
 }
 
-func fillTemp(folder, name string, data []byte) (temp string, err error) {
+func fillTemp(folder, name string, data []byte, group *uint32) (temp string, err error) {
 	f, err := os.CreateTemp(folder, tempPattern(name))
 	if err != nil {
 		return "", err
 	}
-	if err := fill(f, data); err != nil {
+	if err := fill(f, data, group); err != nil {
 		_ = os.Remove(f.Name())
 		return "", err
 	}
 	return f.Name(), nil
 }
 
-func fill(f *os.File, data []byte) error {
+func fill(f *os.File, data []byte, group *uint32) error {
 	_, err := f.Write(data)
+	mode := fileMode
+	if err == nil && group != nil { // before the mode: as it is made, the file may be of another group
+		mode, err = sharedMode, giveTo(f, *group)
+	}
 	if err == nil {
-		err = f.Chmod(fileMode) // the umask may have taken our own bits away
+		err = f.Chmod(mode) // the umask may have taken our own bits away
 	}
 	if err == nil {
 		err = f.Sync()
@@ -120,40 +134,56 @@ func sweep(folder, name string) {
 // descriptor it is read from, so it cannot be swapped in between. A missing
 // file gives an error that is [fs.ErrNotExist]. Paths are cleaned first: ".."
 // takes away the element before it, be that a link or not.
-func Read(path string, limit int64) ([]byte, error) { return read(path, limit, judgeFile) }
+func Read(path string, limit int64) ([]byte, error) {
+	data, _, err := read(path, limit, judgeFile)
+	return data, err
+}
+
+// ReadShared is [Read] for what [WriteShared] wrote: a group may be allowed to read the
+// file, and is returned; nil means that none is. It is for the writer, who wants to
+// know what is there.
+func ReadShared(path string, limit int64) (data []byte, group *uint32, err error) {
+	data, f, err := read(path, limit, judgeShared)
+	if err == nil && f.owned && f.mode.Perm()&0o040 != 0 {
+		group = &f.gid
+	}
+	return data, group, err
+}
 
 // ReadCredential is [Read] for a file in systemd's $CREDENTIALS_DIRECTORY. There it
 // may be root's own with mode 0440: systemd lets the service's user read it by an
 // access list, whose mask is what the mode then shows as the group's rights.
 func ReadCredential(path string, limit int64) ([]byte, error) {
-	return read(path, limit, judgeCredential)
+	data, _, err := read(path, limit, judgeCredential)
+	return data, err
 }
 
-func read(path string, limit int64, judge func(string, facts, user) error) ([]byte, error) {
-	path, err := walk(path)
+func read(path string, limit int64, judge func(string, facts, user) error) (data []byte, is facts, err error) {
+	path, err = walk(path, judgeFolder)
 	if err != nil {
-		return nil, err
+		return nil, is, err
 	}
 	f, err := openToRead(path)
 	if err != nil {
-		return nil, err
+		return nil, is, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, is, err
 	}
-	if err := judge(path, factsOf(info), thisUser()); err != nil {
-		return nil, err
+	is = factsOf(info)
+	if err := judge(path, is, thisUser()); err != nil {
+		return nil, is, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	data, err = io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+		return nil, is, fmt.Errorf("cannot read %s: %w", path, err)
 	}
 	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
+		return nil, is, fmt.Errorf("%s is larger than %d bytes", path, limit)
 	}
-	return data, nil
+	return data, is, nil
 }
 
 // MakeFolder makes the folder at path, and what is missing above it, with mode
@@ -164,7 +194,7 @@ func MakeFolder(path string) error {
 	if err := makeMissing(path); err != nil {
 		return fmt.Errorf("cannot make the folder %s: %w", path, err)
 	}
-	path, err := walk(path)
+	path, err := walk(path, judgeFolder)
 	if err != nil {
 		return err
 	}
@@ -207,7 +237,7 @@ const maxLinks = 40
 // and folders writable by a group that has this user as its only member.
 // Symbolic links are followed if they are this user's or root's.
 func CheckFolders(path string) error {
-	path, err := walk(path)
+	path, err := walk(path, judgeFolder)
 	if err != nil {
 		return err
 	}
@@ -221,11 +251,19 @@ func CheckFolders(path string) error {
 // CheckWriters reports whether somebody else could change the file at path, of
 // which info was read through an open descriptor: the file itself, and every folder and
 // symbolic link on the way to it. Others may read it.
+//
+// A folder of root's that everybody or a group may write to is accepted where it is on a
+// file system that is mounted read-only here, as Kubernetes mounts a ConfigMap (its
+// folder has mode 0777, or 2777 with an fsGroup). Through that mount nobody can
+// write. Somebody may through another, where a volume that is read-only for us is not
+// so for them; but what they make there is theirs, and all that counts here, links
+// and folders and the file itself, must be this user's or root's. What is left to them is to
+// move about what root put there.
 func CheckWriters(path string, info fs.FileInfo) error {
 	if err := judgeWriters(path, factsOf(info), thisUser()); err != nil {
 		return err
 	}
-	_, err := walk(path)
+	_, err := walk(path, judgeReadOnly)
 	return err
 }
 
@@ -234,7 +272,7 @@ func CheckWriters(path string, info fs.FileInfo) error {
 //
 // It looks from the root down. What was found safe cannot be changed by others
 // afterwards, so that there is no moment for a swap.
-func walk(path string) (string, error) {
+func walk(path string, judge func(string, facts, user) error) (string, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
@@ -249,7 +287,7 @@ func walk(path string) (string, error) {
 		if rest == "" && !f.link {
 			return at, nil
 		}
-		if err := judgeFolder(at, f, thisUser()); err != nil {
+		if err := judge(at, f, thisUser()); err != nil {
 			return "", err
 		}
 		if f.link {

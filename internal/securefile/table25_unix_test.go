@@ -35,6 +35,8 @@ type tableSite struct {
 	t   *testing.T
 	who tableUsers
 	dir string
+
+	mounts *[]string // "mount ro PATH" or "mount rw PATH": what is mounted over itself before anything is judged
 }
 
 func (s tableSite) owned(path string, mode os.FileMode, uid, gid int) string {
@@ -81,12 +83,27 @@ func (s tableSite) link(path, target string, uid, gid int) string {
 	return s.owned(path, os.ModeSymlink, uid, gid)
 }
 
+func (s tableSite) mount(how, path string) {
+	*s.mounts = append(*s.mounts, "mount "+how+" "+filepath.Join(s.dir, path))
+}
+
 type tableRow struct {
 	name string
 	what string
 	root bool   // others' files are needed, which only root can make
 	want string // "" where it is accepted, else a part of the error
 	make func(s tableSite) (path string)
+}
+
+// volume is made as the kubelet's atomic writer lays one out.
+func (s tableSite) volume(mode os.FileMode, uid, gid int) (path string) {
+	s.t.Helper()
+	s.folder("m", mode, uid, gid, func() {
+		s.folder("m/..2026_01_02", 0o755, uid, gid, func() { s.file("m/..2026_01_02/f", 0o644, uid, gid) })
+		s.link("m/..data", "..2026_01_02", uid, gid)
+		path = s.link("m/f", "..data/f", uid, gid)
+	})
+	return path
 }
 
 // tableRows is the table of modes and owners, of files and of what is above them.
@@ -101,15 +118,7 @@ func tableRows(w tableUsers) []tableRow {
 		}
 	}
 	mount := func(mode os.FileMode, uid, gid int) func(tableSite) string {
-		// As the kubelet's atomic writer lays a volume out.
-		return func(s tableSite) (path string) {
-			s.folder("m", mode, uid, gid, func() {
-				s.folder("m/..2026_01_02", 0o755, uid, gid, func() { s.file("m/..2026_01_02/f", 0o644, uid, gid) })
-				s.link("m/..data", "..2026_01_02", uid, gid)
-				path = s.link("m/f", "..data/f", uid, gid)
-			})
-			return path
-		}
+		return func(s tableSite) string { return s.volume(mode, uid, gid) }
 	}
 	const sticky = os.ModeSticky
 	return []tableRow{
@@ -144,6 +153,8 @@ func tableRows(w tableUsers) []tableRow {
 		{"in mine 1777", private, false, "everybody may replace what is in it", under(sticky|0o777, w.me, w.mine)},
 		{"in root's 1777", private, true, "", under(sticky|0o777, 0, 0)},
 		{"in root's 0755", private, true, "", under(0o755, 0, 0)},
+		{"in root's 3777, a volume in memory with an fsGroup", private, true, "", under(sticky|os.ModeSetgid|0o777, 0, w.shared)},
+		{"in root's 2777, a volume on disk with an fsGroup", private, true, "everybody may replace what is in it", under(os.ModeSetgid|0o777, 0, w.shared)},
 		{"in root's 0777", private, true, "everybody may replace what is in it", under(0o777, 0, 0)},
 		{"in another's 0755", private, true, fmt.Sprintf("belongs to uid %d", w.other), under(0o755, w.other, w.shared)},
 		{"two below mine 0777", private, false, "everybody may replace what is in it", func(s tableSite) (path string) {
@@ -180,6 +191,8 @@ func tableRows(w tableUsers) []tableRow {
 		{"a mount of links, mine 0755", config, false, "", mount(0o755, w.me, w.mine)},
 		{"a mount of links, root's 0755", config, true, "", mount(0o755, 0, 0)},
 		{"a mount of links, root's 1777, as of secrets", config, true, "", mount(sticky|0o777, 0, 0)},
+		{"a mount of links, root's 0777, as of a ConfigMap, that is not mounted read-only", config, true, "everybody may replace what is in it", mount(0o777, 0, 0)},
+		{"a mount of links, root's 3777, in memory with an fsGroup", config, true, "", mount(sticky|os.ModeSetgid|0o777, 0, w.shared)},
 		{"a mount of links, another's", config, true, fmt.Sprintf("belongs to uid %d", w.other), mount(0o755, w.other, w.shared)},
 		{"my link into mine 0777", config, false, "everybody may replace what is in it", func(s tableSite) string {
 			s.folder("d", 0o777, w.me, w.mine, func() { s.file("d/f", 0o644, w.me, w.mine) })
@@ -243,7 +256,20 @@ func TestTableChild(t *testing.T) {
 	if os.Getenv(tableChild) == "" {
 		t.Skip("not run: it is a child of TestTable25")
 	}
-	for s := bufio.NewScanner(os.Stdin); s.Scan(); {
+	s := bufio.NewScanner(os.Stdin)
+	var mounts [][2]string
+	for s.Scan() {
+		how, ok := strings.CutPrefix(s.Text(), "mount ")
+		if !ok {
+			break
+		}
+		how, path, _ := strings.Cut(how, " ")
+		mounts = append(mounts, [2]string{how, path})
+	}
+	if err := becomeUser(mounts); err != nil {
+		t.Fatal(err)
+	}
+	for ok := true; ok; ok = s.Scan() {
 		what, path, _ := strings.Cut(s.Text(), " ")
 		fmt.Printf("verdict %v\n", judgeRow(what, path))
 	}
@@ -267,6 +293,13 @@ func TestTable25(t *testing.T) {
 	}
 	ownGroup := onlyMember(passwdFile, groupFile, uint32(who.me), uint32(who.mine)) //nolint:gosec // ids are small
 	rows := tableRows(who)
+	first := len(rows) // of those with mounts
+	rows = append(rows, mountRows(who)...)
+	noMounts := ""
+	if asRoot {
+		noMounts = whyNoMounts(t)
+	}
+	var mounts []string
 	paths := make([]string, len(rows))
 	notRun := make([]string, len(rows))
 	for i, r := range rows {
@@ -275,8 +308,10 @@ func TestTable25(t *testing.T) {
 			notRun[i] = "only root can make files of others"
 		case strings.HasSuffix(r.name, "a group of my own") && r.want == "" && !ownGroup:
 			notRun[i] = "this user has no group of its own"
+		case i >= first && noMounts != "":
+			notRun[i] = noMounts
 		default:
-			s := tableSite{t, who, filepath.Join(base, fmt.Sprint(i))}
+			s := tableSite{t, who, filepath.Join(base, fmt.Sprint(i)), &mounts}
 			if err := os.Mkdir(s.dir, 0o700); err != nil {
 				t.Fatal(err)
 			}
@@ -284,7 +319,7 @@ func TestTable25(t *testing.T) {
 			s.owned(s.dir, 0o755, who.me, who.mine)
 		}
 	}
-	verdicts := judgeRows(t, rows, paths, who, base, asRoot)
+	verdicts := judgeRows(t, rows, paths, mounts, who, base, asRoot)
 	ran := 0
 	for i, r := range rows {
 		t.Run(r.what+", "+r.name, func(t *testing.T) {
@@ -298,12 +333,16 @@ func TestTable25(t *testing.T) {
 		})
 	}
 	t.Logf("%d rows, %d of them run", len(rows), ran)
-	if len(rows) < 25 || asRoot && ran != len(rows) {
+	must := len(rows)
+	if noMounts != "" {
+		must = first
+	}
+	if first < 25 || asRoot && ran < must {
 		t.Errorf("only %d of %d rows were run", ran, len(rows))
 	}
 }
 
-func judgeRows(t *testing.T, rows []tableRow, paths []string, who tableUsers, base string, asRoot bool) []string {
+func judgeRows(t *testing.T, rows []tableRow, paths, mounts []string, who tableUsers, base string, asRoot bool) []string {
 	t.Helper()
 	verdicts := make([]string, len(rows))
 	if !asRoot {
@@ -325,8 +364,11 @@ func judgeRows(t *testing.T, rows []tableRow, paths []string, who tableUsers, ba
 	cmd := exec.Command(binary, "-test.run=^TestTableChild$")
 	cmd.Dir = base
 	cmd.Env = append(os.Environ(), tableChild+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(who.me), Gid: uint32(who.mine)}} //nolint:gosec // ids are small
+	startAs(cmd, who, len(mounts) > 0)
 	var in, stderr bytes.Buffer
+	for _, m := range mounts {
+		fmt.Fprintln(&in, m)
+	}
 	for i, r := range rows {
 		fmt.Fprintln(&in, r.what, paths[i])
 	}

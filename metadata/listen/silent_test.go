@@ -45,7 +45,7 @@ func testCloseSilent(t *testing.T, l []net.Listener, _ *shared) {
 	over := func(name string, c net.Conn) {
 		t.Helper()
 		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
-		if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 			t.Errorf("%s: its client reads %d, %v", name, n, err)
 		}
 	}
@@ -64,7 +64,7 @@ func testCloseSilent(t *testing.T, l []net.Listener, _ *shared) {
 	default:
 	}
 	ender.CloseSilent(0)
-	if r := <-waiting; r.n != 0 || r.err != io.EOF {
+	if r := <-waiting; r.n != 0 || !errors.Is(r.err, io.EOF) {
 		t.Errorf("silent: %+v", r)
 	}
 	over("silent", client)
@@ -115,7 +115,7 @@ func testCloseSilent(t *testing.T, l []net.Listener, _ *shared) {
 	// And then it waits again.
 	_ = server.SetReadDeadline(soon())
 	ender.CloseSilent(0)
-	if n, err := server.Read(buf); n != 0 || err != io.EOF {
+	if n, err := server.Read(buf); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("silent again: %d, %v", n, err)
 	}
 	over("silent again", client)
@@ -131,7 +131,7 @@ func testCloseSilent(t *testing.T, l []net.Listener, _ *shared) {
 	}
 	waiting = read(server, 1)
 	ender.CloseSilent(0)
-	if r := <-waiting; r.n != 0 || r.err != io.EOF {
+	if r := <-waiting; r.n != 0 || !errors.Is(r.err, io.EOF) {
 		t.Errorf("silent for the second time: %+v", r)
 	}
 	_ = server.Close()
@@ -156,7 +156,7 @@ func testCloseSilent(t *testing.T, l []net.Listener, _ *shared) {
 	_ = server.SetReadDeadline(soon())
 	_ = client.Close()
 	ender.CloseSilent(0)
-	if n, err := server.Read(buf); n != 0 || err != io.EOF {
+	if n, err := server.Read(buf); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("closed by its client: %d, %v", n, err)
 	}
 	_ = server.Close()
