@@ -122,7 +122,7 @@ func TestConfigValues(t *testing.T) {
 			IMDS:      []IMDSConfig{{"127.0.0.1:9169", "deploy", true, 5}}, Metrics: "127.0.0.1:9171", MetricsGiven: true, Socket: "/run/x/creds.sock",
 		},
 		TokenFiles: []TokenFileConfig{
-			{Name: "pod", Line: 112, Path: "/run/x/token", Profiles: []string{"deploy", "base"}, UID: new(uint32(1000))},
+			{Name: "pod", Line: 112, Path: "/run/x/token", Profiles: []string{"deploy", "base"}, UID: new(uint32(1000)), Group: new(uint32(9171))},
 			{Name: "plain", Line: 113, Profiles: []string{"base"}},
 		},
 		Files: []FileConfig{
