@@ -142,9 +142,11 @@ GORELEASER := $(TOOLS)/goreleaser-$(GORELEASER_VERSION)/goreleaser
 GOVULNCHECK_VERSION := v1.9.0
 GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)/govulncheck
 
+# goreleaser knows nothing of a commit where git has no remote.
 .PHONY: package
 package: $(GORELEASER) ## build archives, deb, rpm, bills of materials and checksums into dist, without a tag
 	'$(GORELEASER)' check --quiet
+	git remote get-url origin >/dev/null 2>&1 || export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=remote.origin.url GIT_CONFIG_VALUE_0=.; \
 	'$(GORELEASER)' release --snapshot --clean
 
 .PHONY: release
