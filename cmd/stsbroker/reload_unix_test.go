@@ -83,7 +83,7 @@ func (r reloading) status(t *testing.T) control.Status {
 // until waits for what a file brings about.
 func (r reloading) until(t *testing.T, what string, f func(control.Status) bool) control.Status {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; {
+	for end := time.Now().Add(20 * time.Second); ; {
 		st := r.status(t)
 		if f(st) {
 			return st
@@ -422,4 +422,62 @@ func TestAuditLog(t *testing.T) {
 	if status, body := r.answer(t, base+"p1", r.token); status != 503 || !strings.Contains(body, "audit") {
 		t.Error(status, body)
 	}
+}
+
+// mount plays what Kubernetes does with a volume: files are links over ..data, and one
+// rename swaps all of them.
+func mount(t *testing.T, folder, generation string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		path := filepath.Join(folder, ".."+generation, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(filepath.Join("..data", name), filepath.Join(folder, name)); err != nil && !errors.Is(err, os.ErrExist) {
+			t.Fatal(err)
+		}
+	}
+	next := filepath.Join(folder, "..data_tmp")
+	if err := errors.Join(os.Symlink(".."+generation, next), os.Rename(next, filepath.Join(folder, "..data"))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A token that Kubernetes renews is noticed, and so is a ConfigMap: a profile whose mint
+// failed of the old token is minted of the new one without anybody asking.
+func TestKubernetesSwaps(t *testing.T) {
+	r := newReloading(t, 1)
+	role := "arn:aws:iam::123456789012:role/ci"
+	r.fake.AddRole(stsfake.Role{ARN: role, Subjects: []string{"pod"}})
+	tokens := filepath.Join(r.home, "token")
+	mount(t, tokens, "2026_01", map[string]string{"web": r.fake.IdentityToken("pod", -time.Hour)})
+	document := fmt.Sprintf("listen: { container: [\"127.0.0.1:%s\"] }\nprofiles: { ci: { web_identity: { arn: %q, token_file: %q }, region: eu-central-1, prefetch: true } }\n", r.port, role, filepath.Join(tokens, "web"))
+	folder := filepath.Join(r.home, ".config/stsbroker")
+	if err := os.Remove(filepath.Join(folder, "stsbroker.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	state := func(want string) func(control.Status) bool {
+		return func(st control.Status) bool {
+			return slices.ContainsFunc(st.Profiles, func(p control.Profile) bool { return p.Name == "ci" && p.State == want })
+		}
+	}
+	mount(t, folder, "2026_01", map[string]string{"stsbroker.yaml": document})
+	// Several failures on, the next try of its own accord is some seconds away.
+	var next time.Time
+	r.until(t, "some failures, of the token that has expired", func(st control.Status) bool {
+		for _, p := range st.Profiles {
+			if p.Name == "ci" && p.Failures >= 3 && p.RenewIn > 5 {
+				next = time.Now().Add(time.Duration(p.RenewIn * float64(time.Second)))
+				return state("error")(st)
+			}
+		}
+		return false
+	})
+	mount(t, tokens, "2026_02", map[string]string{"web": r.fake.IdentityToken("pod", time.Hour)})
+	r.until(t, "a mint of the new token", state("fresh"))
+	if early := time.Until(next); early < time.Second {
+		t.Errorf("minted when it would have been anyway (%v before)", early)
+	}
+	mount(t, folder, "2026_02", map[string]string{"stsbroker.yaml": strings.ReplaceAll(document, " ci: ", " other: ")})
+	r.until(t, "the second mount", func(st control.Status) bool { return !state("fresh")(st) })
 }
