@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -48,6 +49,7 @@ type Broker struct {
 	waiters atomic.Int32
 
 	profiles atomic.Pointer[map[string]*entry]
+	era      atomic.Uint64 // odd while profiles, and the rules about them, change
 
 	mu      sync.Mutex
 	leases  map[Key]*lease
@@ -170,11 +172,10 @@ func (b *Broker) refuse(a Ask, err error) error {
 // entry authorizes and finds the profile. What the caller reads does not tell
 // whether a profile exists that it may not have.
 func (b *Broker) entry(ctx context.Context, a Ask) (*entry, error) {
-	if err := b.auth.Authorize(ctx, a.Caller, a.Profile); err != nil {
-		return nil, err
-	}
-	e := (*b.profiles.Load())[a.Profile]
+	e, err := b.allowed(ctx, a)
 	switch {
+	case err != nil:
+		return nil, err
 	case e == nil || e.Hidden:
 		why := errors.New("no profile of that name is configured")
 		if e != nil {
@@ -188,6 +189,23 @@ func (b *Broker) entry(ctx context.Context, a Ask) (*entry, error) {
 		return nil, &Error{Kind: KindForbidden, Profile: a.Profile, Public: "profile " + a.Profile + " is for exec alone (" + e.Action + "): run stsbroker exec " + a.Profile + " -- COMMAND"}
 	}
 	return e, nil
+}
+
+// allowed authorizes, and finds the profile as it was defined when that was allowed: a
+// reload may give a profile to somebody and make another one of it at once.
+func (b *Broker) allowed(ctx context.Context, a Ask) (*entry, error) {
+	for {
+		era := b.era.Load()
+		if era%2 != 0 { // for a few instructions
+			runtime.Gosched()
+			continue
+		}
+		err := b.auth.Authorize(ctx, a.Caller, a.Profile)
+		e := (*b.profiles.Load())[a.Profile]
+		if b.era.Load() == era {
+			return e, err
+		}
+	}
 }
 
 // leaseFor returns the lease that serves the caller: where each exec has
@@ -280,7 +298,12 @@ func (b *Broker) specLocked(e *entry) *spec {
 // its parents too, goes on with what it holds; earlier failures are forgotten.
 // Profiles whose sources are missing, unservable or go round in a circle become
 // unservable, with that reason.
-func (b *Broker) Reload(profiles []Profile) {
+func (b *Broker) Reload(profiles []Profile) { b.ReloadWith(profiles, func() {}) }
+
+// ReloadWith is [Broker.Reload], together with what says who may have what: rules puts that in place,
+// and does nothing else. Nobody is served by the old rules what a profile newly is, or by
+// the new ones what it was.
+func (b *Broker) ReloadWith(profiles []Profile, rules func()) {
 	entries := resolve(profiles)
 	b.mu.Lock()
 	wanted := map[Key]*entry{}
@@ -300,7 +323,10 @@ func (b *Broker) Reload(profiles []Profile) {
 		l.spec.Store(b.specLocked(e))
 		kept = append(kept, l)
 	}
+	b.era.Add(1)
+	rules()
 	b.profiles.Store(&entries)
+	b.era.Add(1)
 	b.mu.Unlock()
 
 	for _, l := range gone {

@@ -78,6 +78,9 @@ func (b *Broker) atRest(ctx context.Context, k Key) (set *Set, locked bool) {
 		return nil, false // it is of a later time than now: nobody knows what is left of it
 	}
 	set = newSet(st.Credentials, now.Add(-max(0, past)), 1, b.rand())
+	if was := st.Received.Round(0).Add(st.Lifetime() - set.margin); was.Sub(set.Advertised).Abs() < time.Second {
+		set.Advertised = was // the two clocks never agree to the nanosecond; clients are told what they were told before
+	}
 	if !set.usable(now) {
 		return nil, false
 	}

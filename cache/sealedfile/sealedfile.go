@@ -70,6 +70,7 @@ type Store struct {
 	gone   map[broker.Key]bool // deleted, before the file was read
 	at     time.Time           // when the file was read or written, on both clocks
 	dirty  bool
+	writing  bool // what was dirty is on its way to the disk
 	err    error // of the last save
 }
 
@@ -392,7 +393,7 @@ func (s *Store) Standing() (unsaved bool, err error) {
 	if s.to.IsZero() {
 		return s.dirty, ErrLocked
 	}
-	return s.dirty, s.err
+	return s.dirty || s.writing, s.err
 }
 
 // save writes the file if something changed, one at a time.
@@ -421,13 +422,14 @@ func (s *Store) saveInTurn() error {
 	}
 	s.at = now
 	c, to := contentOf(held{s.m, s.graves}, now), s.to
-	s.dirty = false
+	s.dirty, s.writing = false, true
 	failed := s.err != nil
 	s.mu.Unlock()
 
 	err := write(s.path, to, c)
 
 	s.mu.Lock()
+	s.writing = false
 	if s.err = err; err != nil {
 		s.touchLocked() // again, when it is time
 	}

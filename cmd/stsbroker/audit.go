@@ -1,8 +1,8 @@
 package main
 
 import (
-	"reflect"
 	"sync/atomic"
+	"time"
 
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/broker/observe"
@@ -35,36 +35,42 @@ func (a *audit) control(who broker.Caller, call, about string, err error) {
 	}
 }
 
-// openAudit opens the log that v wants: nil for none, or where the one that is open goes on.
-func (v view) openAudit() (*observe.Audit, error) {
-	want := v.cfg.Audit
-	want.Line = 0
-	if v.embedded || want.File == "" || reflect.DeepEqual(want, v.audit.config) {
-		return nil, nil
+// openAudit opens the log that v wants, and reports whether that is another than there is;
+// nil for none.
+func (v view) openAudit() (log *observe.Audit, changes bool, err error) {
+	if want := v.wantedAudit(); v.embedded || want == v.audit.config {
+		return nil, false, nil
+	} else if want.File != "" {
+		log, err = observe.OpenAudit(observe.AuditOptions{File: want.File, Required: want.Required, Name: v.tokens.NameOf, Log: v.log})
 	}
-	return observe.OpenAudit(observe.AuditOptions{File: want.File, Required: want.Required, Name: v.tokens.NameOf, Log: v.log})
+	return log, true, err
 }
 
-// takeAudit makes the log that openAudit opened the one that is written.
-func (v view) takeAudit(log *observe.Audit) error {
-	a := &v.app.audit
-	want := v.cfg.Audit
+func (s *setup) wantedAudit() AuditConfig {
+	want := s.cfg.Audit
 	want.Line = 0
-	if log == nil && reflect.DeepEqual(want, a.config) {
+	return want
+}
+
+// takeAudit makes the log that openAudit opened the one that is written; one that goes on
+// may have been rotated.
+func (v view) takeAudit(log *observe.Audit, changes bool) error {
+	a := &v.app.audit
+	if !changes {
 		if now := a.now.Load(); now != nil {
-			return now.Reopen() // it may have been rotated
+			return now.Reopen()
 		}
 		return nil
 	}
 	old := a.member
 	a.now.Store(log)
-	a.config, a.member = want, nil
+	a.config, a.member = v.wantedAudit(), nil
 	v.observer.Watch(log)
 	if log != nil {
 		a.member = v.crew.bearUntil(log.Run, log.Close)
 	}
-	if old != nil {
-		return old.leave()
+	if old != nil { // who took it a moment ago has a line to write still
+		v.crew.later(time.Second, func() { v.complain("audit.file", old.leave()) })
 	}
 	return nil
 }

@@ -286,14 +286,21 @@ func defaultConfig() *Config {
 // The dialect is plain YAML: one document, no anchors, aliases, merge keys or
 // explicit tags, so that each value stands where it is read.
 func loadConfig(file string) (*Config, []Finding) {
+	c, _, findings := readConfig(file)
+	return c, findings
+}
+
+// readConfig is loadConfig, and returns the other files that the document names and that
+// were read with it, or could not be.
+func readConfig(file string) (c *Config, read []string, findings []Finding) {
 	if file == "" {
-		return defaultConfig(), nil
+		return defaultConfig(), nil, nil
 	}
 	data, err := readConfigFile(file)
 	if err != nil {
-		return nil, []Finding{{File: file, Text: err.Error()}}
+		return nil, nil, []Finding{{File: file, Text: err.Error()}}
 	}
-	return parseConfig(file, data)
+	return parse(file, data)
 }
 
 // readConfigFile reads the document if nobody else can change it.
@@ -339,6 +346,11 @@ func readTrusted(file string, most int64) ([]byte, error) {
 
 // parseConfig is loadConfig of bytes. Every error it finds has a line.
 func parseConfig(file string, data []byte) (*Config, []Finding) {
+	c, _, findings := parse(file, data)
+	return c, findings
+}
+
+func parse(file string, data []byte) (*Config, []string, []Finding) {
 	r := &configReader{file: file}
 	c := defaultConfig()
 	c.File = file
@@ -351,9 +363,9 @@ func parseConfig(file string, data []byte) (*Config, []Finding) {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
 	})
 	if hasErrors(r.findings) {
-		return nil, r.findings
+		return nil, r.read, r.findings
 	}
-	return c, r.findings
+	return c, r.read, r.findings
 }
 
 // CheckSources reports the sources, and the profiles under access, that are neither

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 )
 
 // crew runs the parts of a broker until one fails or its context ends. Parts come and
@@ -71,7 +72,7 @@ func (c *crew) begin(m *member) {
 	running.Go(func() {
 		defer close(m.done)
 		err := m.run(ctx)
-		if left := ctx.Err() != nil && within.Err() == nil; left || err == nil && c.ctx.Err() != nil {
+		if left := ctx.Err() != nil && within.Err() == nil; left || errors.Is(err, errDone) || err == nil && c.ctx.Err() != nil {
 			return
 		}
 		c.mu.Lock()
@@ -83,11 +84,32 @@ func (c *crew) begin(m *member) {
 	})
 }
 
+// later has f called after d, or when the crew ends.
+func (c *crew) later(d time.Duration, f func()) {
+	var m *member
+	ready := make(chan struct{})
+	m = c.join(func(ctx context.Context) error {
+		<-ready
+		pause(ctx, d)
+		f()
+		c.forget(m)
+		return errDone
+	}, nil)
+	close(ready)
+}
+
+// errDone ends a part that has done what it was for.
+var errDone = errors.New("done")
+
+func (c *crew) forget(m *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.members = slices.DeleteFunc(c.members, func(o *member) bool { return o == m })
+}
+
 // leave ends the part, waits for it, and takes away what it left.
 func (m *member) leave() error {
-	m.crew.mu.Lock()
-	m.crew.members = slices.DeleteFunc(m.crew.members, func(o *member) bool { return o == m })
-	m.crew.mu.Unlock()
+	m.crew.forget(m)
 	if m.stop != nil {
 		m.stop()
 		<-m.done

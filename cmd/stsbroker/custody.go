@@ -45,6 +45,7 @@ func (a *app) openCustody(writes bool) error {
 	switch {
 	case !id.IsZero():
 		a.vault.Open(id.Identity)
+		a.open.Store(&id.Identity)
 	case id.locked:
 		a.vault.SetLocked(id.why())
 		a.log.Warn("custody is locked; run stsbroker unlock", zap.String("identity", id.path), zap.String("problem", id.problem))
@@ -59,9 +60,8 @@ func (a *app) openCustody(writes bool) error {
 // opensState reports whether the identity is the one that sealed state opens for, as
 // far as that is known while it is locked.
 func (a *app) opensState(id seal.Identity) bool {
-	a.custody.Lock()
-	defer a.custody.Unlock()
-	return !a.identity.IsZero() && a.identity.Same(id)
+	open := a.open.Load()
+	return open != nil && open.Same(id)
 }
 
 // lockedBy says why custody is locked, "" where it is not.
@@ -154,6 +154,7 @@ func (a *app) unseal(u control.Unlocking) error {
 	}
 	id.locked, id.problem = false, ""
 	a.identity = id
+	a.open.Store(&id.Identity)
 	a.vault.Open(id.Identity)
 	return nil
 }
@@ -202,6 +203,7 @@ func (l local) Lock(ctx context.Context) (control.Custody, error) {
 	})
 	id := &l.app.identity
 	id.Identity, id.locked, id.problem = seal.Identity{}, true, "it was locked by stsbroker lock"
+	l.open.Store(nil)
 	l.log.Info("custody is locked")
 	if lost != nil {
 		e := explain(lost)

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -67,6 +66,7 @@ func (a *app) beginFiles() error {
 
 // writing is a file that the configuration wants kept up to date.
 type writing struct {
+	path   string
 	what   string // that tells it from any other, its path and all that is in it
 	writer *credfile.Writer
 	run    func(context.Context) error
@@ -78,12 +78,9 @@ type writing struct {
 // notice. Those that are kept already have no more than their name. Folders of files are
 // this user's alone: in one that others may put files into, they could get in the way.
 func (v view) beginWriting() (all []*writing, err error) {
-	if err := v.sweepCredentialFiles(); err != nil {
-		return nil, err
-	}
 	for _, f := range v.cfg.Files {
 		path := v.credentialsFile(f)
-		w := &writing{what: fmt.Sprintf("credentials %q %q", path, f.Profiles)}
+		w := &writing{path: path, what: fmt.Sprintf("credentials %q %q", path, f.Profiles)}
 		all = append(all, w)
 		if v.written[w.what] != nil {
 			continue
@@ -97,7 +94,7 @@ func (v view) beginWriting() (all []*writing, err error) {
 				return nil, fault(err)
 			}
 		}
-		w.writer, err = credfile.New(credfile.File{Path: path, Profiles: f.Profiles}, v.broker, broker.Caller{Door: broker.DoorFile}, func(err error) {
+		w.writer, err = credfile.New(credfile.File{Path: path, Profiles: f.Profiles, Over: v.writes(path)}, v.broker, broker.Caller{Door: broker.DoorFile}, func(err error) {
 			v.log.Warn("credentials file", zap.String("file", path), zap.Error(err))
 		})
 		if err != nil {
@@ -105,13 +102,10 @@ func (v view) beginWriting() (all []*writing, err error) {
 		}
 		w.run = w.writer.Run
 	}
-	if err := v.sweepTokenFiles(); err != nil {
-		return nil, err
-	}
 	for _, f := range v.cfg.TokenFiles {
 		k := tokenFile{app: v.app, TokenFileConfig: f, path: v.tokenFile(f)}
 		k.Line = 0
-		w := &writing{what: fmt.Sprintf("token %q %q %q %s %s", k.path, f.Name, f.Profiles, idWord(f.UID), idWord(f.Group))}
+		w := &writing{path: k.path, what: fmt.Sprintf("token %q %q %q %s %s", k.path, f.Name, f.Profiles, idWord(f.UID), idWord(f.Group))}
 		all = append(all, w)
 		if v.written[w.what] != nil {
 			continue
@@ -124,10 +118,19 @@ func (v view) beginWriting() (all []*writing, err error) {
 	return all, nil
 }
 
-// writes reports whether a credentials file at path is kept now.
+// handOver leaves the file where it is when the writing ends.
+func (w *writing) handOver() {
+	w.end = nil
+	w.member.end = nil
+	if w.writer != nil {
+		w.writer.HandOver()
+	}
+}
+
+// writes reports whether a file at path is kept now.
 func (a *app) writes(path string) bool {
-	for what := range a.written {
-		if strings.HasPrefix(what, fmt.Sprintf("credentials %q ", path)) {
+	for _, w := range a.written {
+		if w.path == path {
 			return true
 		}
 	}
@@ -141,11 +144,16 @@ func (v view) keepWriting(all []*writing) (err error) {
 		wanted[w.what] = true
 	}
 	for what, w := range v.written {
-		if !wanted[what] {
-			delete(v.written, what)
-			err = errors.Join(err, w.member.leave())
+		if wanted[what] {
+			continue
 		}
+		delete(v.written, what)
+		if slices.ContainsFunc(all, func(next *writing) bool { return next.path == w.path }) {
+			w.handOver() // the next one writes over it, whole at every moment
+		}
+		err = errors.Join(err, w.member.leave())
 	}
+	err = errors.Join(err, v.sweepCredentialFiles(), v.sweepTokenFiles())
 	var names []string
 	for _, f := range v.cfg.TokenFiles {
 		names = append(names, f.Name)
@@ -200,7 +208,7 @@ func (a *app) writeTokenFiles() error {
 func (a view) sweepTokenFiles() (err error) {
 	for _, path := range leftovers(a.tokenFile(TokenFileConfig{Name: "x"})) {
 		k := tokenFile{app: a.app, path: path}
-		if !slices.ContainsFunc(a.cfg.TokenFiles, func(f TokenFileConfig) bool { return a.tokenFile(f) == path }) && k.problem() == "" {
+		if !a.writes(path) && !slices.ContainsFunc(a.cfg.TokenFiles, func(f TokenFileConfig) bool { return a.tokenFile(f) == path }) && k.problem() == "" {
 			err = errors.Join(err, os.Remove(path))
 		}
 	}

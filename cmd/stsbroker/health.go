@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,16 +12,35 @@ import (
 // are its own locks.
 const aliveWithin = 2 * time.Second
 
+// asking is one question to the broker whether it works, for all who wait for the answer.
+type asking struct {
+	done chan struct{}
+	err  error // once done is closed
+}
+
 // alive is [broker.Broker.Alive], with an end: whoever asks about locks may wait on them.
+// Of a question that is not answered no second is asked.
 func (a *app) alive() error {
-	answer := make(chan error, 1)
-	go func() { answer <- a.broker.Alive() }()
-	ctx, cancel := context.WithTimeout(context.Background(), aliveWithin)
-	defer cancel()
+	a.asks.Lock()
+	q := a.asked
+	if q == nil {
+		q = &asking{done: make(chan struct{})}
+		a.asked = q
+		go func() {
+			q.err = a.broker.Alive()
+			close(q.done)
+			a.asks.Lock()
+			a.asked = nil
+			a.asks.Unlock()
+		}()
+	}
+	a.asks.Unlock()
+	late := time.NewTimer(aliveWithin)
+	defer late.Stop()
 	select {
-	case err := <-answer:
-		return err
-	case <-ctx.Done():
+	case <-q.done:
+		return q.err
+	case <-late.C:
 		return fmt.Errorf("the broker did not say within %s whether it works", aliveWithin)
 	}
 }

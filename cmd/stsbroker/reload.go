@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -40,6 +42,15 @@ func (a *app) listen(ctx context.Context) error {
 // Profiles come last: all that may be taken by somebody else is taken before anything is
 // minted.
 func (v view) take(ctx context.Context) (err error) {
+	var undo []func() error
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, f := range slices.Backward(undo) {
+			err = errors.Join(err, f())
+		}
+	}()
 	wanted, err := v.doorways()
 	if err != nil {
 		return err
@@ -48,26 +59,22 @@ func (v view) take(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	for _, d := range opened {
+		undo = append(undo, d.member.leave)
+	}
 	var written []*writing
 	if !v.embedded {
 		if written, err = v.beginWriting(); err != nil {
-			for _, d := range opened {
-				err = errors.Join(err, d.member.leave())
-			}
 			return err
 		}
 	}
-	log, err := v.openAudit()
+	log, changes, err := v.openAudit()
 	if err != nil {
-		for _, d := range opened {
-			err = errors.Join(err, d.member.leave())
-		}
 		return fmt.Errorf("%s:%d: %w", v.cfg.File, v.cfg.Audit.Line, err)
 	}
 	// From here on nothing fails that would keep the old one.
-	v.complain("audit.file", v.takeAudit(log))
+	v.complain("audit.file", v.takeAudit(log, changes))
 	v.prefetch()
-	v.tokens.SetRules(v.cfg.Access)
 	before := v.app.now.Swap(v.setup)
 	gone := v.takeDoors(wanted, opened)
 	v.locate(wanted)
@@ -79,21 +86,28 @@ func (v view) take(ctx context.Context) (err error) {
 			before.sts.CloseIdle()
 		}
 	}
-	v.complain("files", v.keepWriting(written))
 	if len(v.catalog.signIns) > 0 {
 		if err := v.login.Reload(ctx); err != nil {
 			v.log.Warn("sign-in to IAM Identity Center", zap.Error(err))
 		}
 	}
 	profiles, _ := v.signed()
-	v.broker.Reload(profiles)
-	if v.watcher != nil {
-		v.watcher.Set(v.begun, v.watched()...)
-	}
+	v.broker.ReloadWith(profiles, func() { v.tokens.SetRules(v.cfg.Access) })
+	v.complain("files", v.keepWriting(written))
+	v.watch()
+	var leaving sync.WaitGroup // each may have answers under way
 	for _, d := range gone {
-		v.complain(d.key, d.member.leave())
+		leaving.Go(func() { v.complain(d.key, d.member.leave()) })
 	}
+	leaving.Wait()
 	return nil
+}
+
+// watch has changes of v's files noticed.
+func (v view) watch(more ...string) {
+	if v.watcher != nil {
+		v.watcher.Set(v.begun, append(v.watched(), more...)...)
+	}
 }
 
 // watched are the files whose changes matter: those that say what is served, and the
@@ -188,7 +202,12 @@ func (a *app) reload(ctx context.Context) (control.Reloaded, error) {
 func (a *app) reloadLocked(ctx context.Context) (out control.Reloaded, err error) {
 	before := a.now.Load()
 	begun := time.Now()
-	cfg, findings, err := a.configure()
+	cfg, read, findings, err := a.configure()
+	defer func() {
+		if err != nil { // what is at fault may be mended in a file that nobody looked at before
+			view{a, before}.watch(read...)
+		}
+	}()
 	if err != nil {
 		return out, cmp.Or(firstError(findings), err)
 	}
@@ -204,7 +223,7 @@ func (a *app) reloadLocked(ctx context.Context) (out control.Reloaded, err error
 		a.log.Warn("listen.control is another one now, and counts when the broker is started again", zap.String("path", is))
 	}
 	out.Changed = differences(before, next)
-	if err := (view{a, next}).take(ctx); err != nil {
+	if err = (view{a, next}).take(ctx); err != nil {
 		return out, err
 	}
 	for _, s := range a.broker.Status() {

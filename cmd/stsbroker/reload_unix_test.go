@@ -407,9 +407,9 @@ func TestAuditLog(t *testing.T) {
 			t.Errorf("%s: %d lines of %+v", what, n, before)
 		}
 	}
-	if after := read(file); count(after, func(l line) bool { return l.Call == "reload" && l.Decision == "allowed" }) != 1 {
-		t.Errorf("after the rotation: %+v", after)
-	}
+	r.until(t, "the line of the reload, in the new file", func(control.Status) bool {
+		return count(read(file), func(l line) bool { return l.Call == "reload" && l.Decision == "allowed" }) == 1
+	})
 
 	// Nothing can be written: what was told already goes on, what was not is refused.
 	if os.Getuid() == 0 {

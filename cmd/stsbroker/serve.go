@@ -49,6 +49,9 @@ person has to open leaves custody locked until stsbroker unlock.`,
 func serve(ctx context.Context, g *globals, system bool, level string) error {
 	noCore()
 	ownerOnly()
+	hangups := make(chan os.Signal, 1) // from the first moment on: one that comes early is heard late
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	told := newSupervisor()
 	inherited, err := listen.Inherit()
 	if err != nil {
@@ -67,11 +70,11 @@ func serve(ctx context.Context, g *globals, system bool, level string) error {
 	if err != nil {
 		return cmp.Or(firstError(findings), err)
 	}
-	return a.daemon(ctx, findings)
+	return a.daemon(ctx, findings, hangups)
 }
 
 // daemon opens every door, says so, and serves until ctx ends.
-func (a *app) daemon(ctx context.Context, findings []Finding) (err error) {
+func (a *app) daemon(ctx context.Context, findings []Finding, hangups <-chan os.Signal) (err error) {
 	release, err := a.listenControl()
 	if err != nil {
 		return errors.Join(err, a.close())
@@ -85,27 +88,26 @@ func (a *app) daemon(ctx context.Context, findings []Finding) (err error) {
 	}
 	a.supervise()
 	a.greet(findings)
-	a.crew.join(a.hearHangups, nil)
+	a.crew.join(a.hear(hangups), nil)
 	return a.run(ctx)
 }
 
-// hearHangups reads the configuration again at each SIGHUP. A terminal that was closed
-// sends one too, and ends the broker that was started there.
-func (a *app) hearHangups(ctx context.Context) error {
+// hear reads the configuration again at each hangup. A terminal that was closed sends one
+// too, and ends the broker that was started there.
+func (a *app) hear(hangups <-chan os.Signal) func(context.Context) error {
 	onTerminal := isTerminal(os.Stderr)
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-hup:
+	return func(ctx context.Context) error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-hangups:
+			}
+			if onTerminal && !isTerminal(os.Stderr) {
+				return exitStatus(128 + int(syscall.SIGHUP))
+			}
+			_, _ = a.reload(ctx) // it logs what is wrong
 		}
-		if onTerminal && !isTerminal(os.Stderr) {
-			return exitStatus(128 + int(syscall.SIGHUP))
-		}
-		_, _ = a.reload(ctx) // it logs what is wrong
 	}
 }
 

@@ -51,7 +51,7 @@ func (a *app) caller(r *http.Request) (control.Service, error) {
 // called has an audit line written for calls that change something.
 func (a *app) called(r *http.Request, call, about string, err error) {
 	switch call {
-	case "login", "logout", "sign-in", "unlock", "lock", "refresh", "reload", "key/add", "key/remove", "key/rotate", "token/create", "token/revoke":
+	case "login", "logout", "sign-in", "unlock", "lock", "refresh", "reload", "env", "child", "key/add", "key/remove", "key/rotate", "token/create", "token/revoke":
 	default:
 		return
 	}
@@ -286,6 +286,9 @@ func (a *app) tokenFolder() string { return filepath.Join(a.runtime, "tokens") }
 
 // servable refuses profiles that no token should be made for.
 func (l local) servable(profile string) error {
+	if _, err := l.ask(profile); err != nil {
+		return err
+	}
 	st, err := l.Status(context.Background(), profile)
 	if err != nil {
 		return err

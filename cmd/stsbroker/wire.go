@@ -32,6 +32,7 @@ import (
 	"github.com/stsbroker/stsbroker/internal/control"
 	"github.com/stsbroker/stsbroker/internal/filewatch"
 	"github.com/stsbroker/stsbroker/internal/peer"
+	"github.com/stsbroker/stsbroker/internal/seal"
 	"github.com/stsbroker/stsbroker/internal/securefile"
 	"github.com/stsbroker/stsbroker/metadata/listen"
 )
@@ -50,9 +51,10 @@ type app struct {
 	vault    *vault.Vault
 	kept     *custody.Kept
 	login    *login.Manager
-	custody  sync.Mutex       // of changes of what is open, and of identity
-	identity identity         // that opens sealed state
-	notifier *notify.Notifier // nil: nobody is notified
+	custody  sync.Mutex                    // of changes of what is open, and of identity. Taken before changing, never after
+	identity identity                      // that opens sealed state
+	open     atomic.Pointer[seal.Identity] // the same while it is open, for those who hold changing
+	notifier *notify.Notifier              // nil: nobody is notified
 	started  time.Time
 	embedded bool
 	bind     bool // whether the kernel tells who connects over TCP
@@ -67,6 +69,8 @@ type app struct {
 	observing all // everybody who is told of events
 	imdsKeys  func() []broker.Secret
 	probe     string // path that the watchdog asks for
+	asks      sync.Mutex
+	asked     *asking // under way
 	crew      crew
 
 	// A reload replaces what now points to, whole; who works with it takes it once.
@@ -123,7 +127,7 @@ func newApp(s settings) (*app, []Finding, error) {
 		place: s.place, settings: s, inherited: s.inherited, supervisor: s.supervisor, log: s.log, started: time.Now(), embedded: s.embedded && !s.check, minted: &quiet{}, files: &credentialFiles{},
 		seeds: map[SeedConfig]*custody.SeedSource{}, written: map[string]*writing{},
 	}
-	cfg, findings, err := a.configure()
+	cfg, _, findings, err := a.configure()
 	if err != nil {
 		return nil, findings, err
 	}
@@ -189,11 +193,12 @@ func (k currentKeys) Key(ctx context.Context, name string) (broker.Material, err
 	return k.now.Load().catalog.keys.Key(ctx, name)
 }
 
-// configure reads stsbroker.yaml, and what the kind of broker makes of it.
-func (a *app) configure() (*Config, []Finding, error) {
-	cfg, findings := loadConfig(a.configFile())
+// configure reads stsbroker.yaml, and what the kind of broker makes of it. read are the
+// other files that it names and that were read with it, of a faulty one too.
+func (a *app) configure() (cfg *Config, read []string, findings []Finding, err error) {
+	cfg, read, findings = readConfig(a.configFile())
 	if hasErrors(findings) {
-		return nil, findings, errors.New("the configuration has errors")
+		return nil, read, findings, errors.New("the configuration has errors")
 	}
 	if a.settings.imds != "" {
 		cfg.Listen.IMDS = append(cfg.Listen.IMDS, IMDSConfig{Address: "127.0.0.1:0", Profile: a.settings.imds})
@@ -201,7 +206,7 @@ func (a *app) configure() (*Config, []Finding, error) {
 	if a.system && !cfg.Listen.MetricsGiven && !a.settings.embedded {
 		cfg.Listen.Metrics = "127.0.0.1:9171"
 	}
-	return cfg, findings, nil
+	return cfg, read, findings, nil
 }
 
 // prepare makes a setup of a configuration and of the AWS files, and changes nothing.

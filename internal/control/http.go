@@ -74,6 +74,15 @@ func Handler(as func(r *http.Request) (Service, error), explain func(error) *Err
 					return nil, &Error{Kind: "config", Message: "the broker does not understand this command: it may be of another version; restart it (" + err.Error() + ")"}
 				}
 				out, err := f(s, r, in)
+				if at, ok := out.(SignIn); ok && err == nil { // it has only begun
+					wait := at.Wait
+					at.Wait = func() (Profile, error) {
+						p, err := wait()
+						done(r, name, in.about(), err)
+						return p, err
+					}
+					return at, nil
+				}
 				done(r, name, in.about(), err)
 				return out, err
 			}()

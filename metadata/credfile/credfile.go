@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,6 +45,7 @@ type Source interface {
 type File struct {
 	Path     string   // in a folder that exists; see [Check]
 	Profiles []string // a section each; the first is [default] too
+	Over     bool     // it takes the place of what another writer handed over: see [Writer.HandOver]
 }
 
 // Writer keeps one file up to date while [Writer.Run] runs.
@@ -53,6 +55,7 @@ type Writer struct {
 	who    broker.Caller
 	report func(error)
 	nudge  chan struct{} // capacity 1: look again
+	handed atomic.Bool
 
 	// Of Run alone:
 	held []section // in the file; nil when it is not there, or its content unknown
@@ -98,8 +101,10 @@ func (w *Writer) Observe(e broker.Event) {
 // There is no file while there is no section. Where the disk does not take the
 // new content, the old stays, unless something in it has to go: then all goes.
 func (w *Writer) Run(ctx context.Context) error {
-	if err := Sweep(w.file.Path); err != nil {
-		w.tell([]error{err})
+	if !w.file.Over {
+		if err := Sweep(w.file.Path); err != nil {
+			w.tell([]error{err})
+		}
 	}
 	pause := firstPause
 	timer := time.NewTimer(0)
@@ -107,6 +112,9 @@ func (w *Writer) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			if w.handed.Load() {
+				return nil
+			}
 			return stop(w.file.Path)
 		case <-w.nudge:
 			pause = firstPause
@@ -125,6 +133,9 @@ func (w *Writer) Run(ctx context.Context) error {
 		pause = min(2*pause, longestPause)
 	}
 }
+
+// HandOver leaves the file behind when Run ends: another writer writes over it.
+func (w *Writer) HandOver() { w.handed.Store(true) }
 
 // look brings the file up to date. next is when something in it expires, if
 // that is sooner than the longest pause.
