@@ -113,13 +113,23 @@ func (b *Broker) Run(ctx context.Context) error {
 // waits for the mint that runs, or starts it, for at most a.Patience; it never
 // waits otherwise. The error is always an [*Error] that names the profile.
 func (b *Broker) Get(ctx context.Context, a Ask) (*Set, error) {
-	e, err := b.entry(ctx, a)
-	if err != nil {
-		return nil, b.refuse(a, err)
-	}
-	l, now := b.leaseFor(e, a.Caller), time.Now()
-	set, err := l.get(ctx, now, a.Patience)
-	if err != nil {
+	var l *lease
+	var set *Set
+	until := time.Now().Add(a.Patience)
+	now := time.Now()
+	for {
+		e, err := b.entry(ctx, a)
+		if err != nil {
+			return nil, b.refuse(a, err)
+		}
+		l = b.leaseFor(e, a.Caller)
+		if set, err = l.get(ctx, now, time.Until(until)); err == nil {
+			break
+		}
+		if errors.Is(err, errStopping) && l.gone.Load() && b.ctx.Err() == nil && ctx.Err() == nil && time.Until(until) > 0 {
+			now = time.Now()
+			continue // a reload made another profile of it: that one is waited for
+		}
 		return nil, b.refuse(a, AsError(err).forProfile(a.Profile))
 	}
 	if set.received.After(now) { // it came while the caller waited

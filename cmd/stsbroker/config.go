@@ -35,6 +35,7 @@ type Config struct {
 	NotifyOff   bool              // no desktop notification when a login is needed
 	Audit       AuditConfig
 
+	empty   bool     // the document says nothing at all
 	sources []ref    // sources, and profiles under access, that are none of this document
 	read    []string // files that the document names and that were read with it
 }
@@ -354,7 +355,8 @@ func parse(file string, data []byte) (*Config, []string, []Finding) {
 	r := &configReader{file: file}
 	c := defaultConfig()
 	c.File = file
-	if root := r.document(data); root != nil {
+	root := r.document(data)
+	if c.empty = root == nil; root != nil {
 		r.config(c, root)
 		r.crossCheck(c)
 	}

@@ -28,6 +28,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/stsbroker/stsbroker/internal/control"
 )
 
 const unsignedAnswer = `<ErrorResponse><Error><Code>MissingAuthenticationToken</Code></Error></ErrorResponse>`
@@ -229,9 +231,9 @@ func TestAskEndpoint(t *testing.T) {
 		variable, value, token string
 		want                   doorSeen
 	}{
-		"knows it":      {varFullURI, answer(403, `{"code":"forbidden","message":"nothing is here","Code":"forbidden","Message":"nothing is here"}`) + "/credentials/app", healthyToken, doorSeen{Asked: true, Status: 403, Code: "forbidden", Message: "nothing is here", Ours: true}},
-		"does not":      {varFullURI, answer(401, `{"Code":"unauthorized","Message":"no"}`), "x", doorSeen{Asked: true, Status: 401, Code: "unauthorized", Message: "no", Ours: true}},
-		"repeats it":    {varFullURI, answer(403, `{"Code":"forbidden","Message":"TOKEN"}`), healthyToken, doorSeen{Asked: true, Status: 403, Code: "forbidden", Ours: true}},
+		"knows it":      {varFullURI, answer(403, `{"code":"forbidden","message":"nothing is here","Code":"forbidden","Message":"nothing is here"}`) + "/credentials/app", healthyToken, doorSeen{Asked: true, Status: 403, Code: "forbidden", Message: "nothing is here", Shown: true, Ours: true}},
+		"does not":      {varFullURI, answer(401, `{"Code":"unauthorized","Message":"no"}`), "x", doorSeen{Asked: true, Status: 401, Code: "unauthorized", Message: "no", Shown: true, Ours: true}},
+		"repeats it":    {varFullURI, answer(403, `{"Code":"forbidden","Message":"TOKEN"}`), healthyToken, doorSeen{Asked: true, Status: 403, Code: "forbidden", Shown: true, Ours: true}},
 		"not JSON":      {varFullURI, answer(200, `<html>`), healthyToken, doorSeen{Asked: true, Status: 200}},
 		"other JSON":    {varFullURI, answer(404, `{"error":"x"}`), healthyToken, doorSeen{Asked: true, Status: 404}},
 		"IMDS":          {varIMDS, answer(200, "token"), "", doorSeen{Asked: true, Status: 200, Ours: true}},
@@ -255,6 +257,59 @@ func TestAskEndpoint(t *testing.T) {
 	s.door = wayOf(s.lookup)
 	if got := s.askEndpoint(t.Context()); !got.Asked || !errors.Is(got.Err, syscall.ECONNREFUSED) {
 		t.Errorf("%+v", got)
+	}
+}
+
+// Anybody can have the port that the environment names. Who is not known to be the
+// broker is not shown the token.
+func TestAskEndpointShowsTheTokenToABroker(t *testing.T) {
+	const ours = `{"Code":"unauthorized","Message":"no"}`
+	for name, c := range map[string]struct {
+		answer string
+		known  string // the address of the broker that is known, "here" for this one, "" for none
+		path   string
+		token  string
+		want   []string
+	}{
+		"the broker that is known":         {ours, "here", "/credentials/app", healthyToken, []string{"", healthyToken}},
+		"a broker, and none is known":      {ours, "", "/v1/credentials", healthyToken, []string{"", healthyToken}},
+		"the known broker is elsewhere":    {ours, "http://127.0.0.1:1", "/credentials/app", healthyToken, []string{""}},
+		"somebody at the broker's address": {`<html>`, "here", "/credentials/app", healthyToken, []string{""}},
+		"somebody, and no broker is known": {`{"error":"no"}`, "", "/credentials/app", healthyToken, []string{""}},
+		"a token that no header may have":  {ours, "here", "/credentials/app", "a b", []string{""}},
+		"no token is there to be shown":    {ours, "here", "/credentials/app", "", []string{""}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var shown []string // one request after the other
+			here := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				shown = append(shown, r.Header.Get("Authorization"))
+				w.WriteHeader(http.StatusUnauthorized)
+				_, _ = io.WriteString(w, c.answer)
+			}))
+			defer here.Close()
+			s := &surroundings{env: map[string]string{varFullURI: here.URL + c.path, varToken: c.token}}
+			s.door = wayOf(s.lookup)
+			if c.known != "" {
+				s.broker.Status = &control.Status{Container: []string{strings.Replace(c.known, "here", here.URL, 1)}}
+			}
+			if got := s.askEndpoint(t.Context()); !slices.Equal(shown, c.want) || got.Shown != (len(c.want) == 2) || got.Status != 401 {
+				t.Errorf("shown %q, want %q; %+v", shown, c.want, got)
+			}
+		})
+	}
+
+	// SDKs send nothing over plain http to another address, be it this host's.
+	s := healthy()
+	s.with(varFullURI + "=http://192.0.2.7:9170/credentials/app")
+	s.broker.Status.Container = []string{"http://192.0.2.7:9170"}
+	if s.mayShow(true) {
+		t.Error("to 192.0.2.7")
+	}
+	if s.with(varFullURI + "=http://127.0.0.1:9170/credentials/app"); s.mayShow(true) {
+		t.Error("to 127.0.0.1, where the broker is not")
+	}
+	if s = healthy(); !s.mayShow(true) || s.mayShow(false) {
+		t.Error("to the broker")
 	}
 }
 

@@ -47,7 +47,7 @@ func healthy() *surroundings {
 			},
 			Tokens: []control.Token{{ID: "0123456789abcdef", Kind: "env", Profiles: []string{"app"}}},
 		},
-		endpoint:  doorSeen{Asked: true, Status: 403, Code: "forbidden", Message: "nothing is here: ask for /credentials/PROFILE", Ours: true},
+		endpoint:  doorSeen{Asked: true, Shown: true, Status: 403, Code: "forbidden", Message: "nothing is here: ask for /credentials/PROFILE", Ours: true},
 		sts:       stsSeen{Asked: true, Host: "sts.eu-central-1.amazonaws.com", Kind: stsAnswers, Timed: true, Skew: 300 * time.Millisecond},
 		addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1"), netip.MustParseAddr("192.0.2.7")},
 	}
@@ -87,6 +87,7 @@ func (s *surroundings) imds() {
 func (s *surroundings) linkLocal() {
 	s.with(varFullURI + "=http://169.254.170.23/v1/credentials")
 	s.addresses = append(s.addresses, netip.MustParseAddr("169.254.170.23"))
+	s.broker.Status.Container = append(s.broker.Status.Container, "http://169.254.170.23")
 }
 
 func (s *surroundings) noDaemon() {
@@ -105,11 +106,13 @@ func TestDoctorIsContent(t *testing.T) {
 			s.without(varFullURI)
 			s.with(varRelativeURI + "=/credentials/app")
 			s.addresses = append(s.addresses, netip.MustParseAddr("169.254.170.2"))
+			s.broker.Status.Container = append(s.broker.Status.Container, "http://169.254.170.2:80")
 		},
 		"ecs without a token": func(s *surroundings) {
 			s.without(varFullURI, varToken)
 			s.with(varRelativeURI + "=/credentials/app")
 			s.addresses = append(s.addresses, netip.MustParseAddr("169.254.170.2"))
+			s.broker.Status.Container = append(s.broker.Status.Container, "http://169.254.170.2:80")
 		},
 		"no network":            func(s *surroundings) { s.endpoint, s.sts = doorSeen{}, stsSeen{} },
 		"empty variables":       func(s *surroundings) { s.with("AWS_ACCESS_KEY_ID=", "AWS_PROFILE=", "HTTP_PROXY=", "AWS_CA_BUNDLE=") },
@@ -218,12 +221,15 @@ func doctorCases() map[string][]doctorCase {
 			s.tokenFile = fileSeen{Path: "/t", Mode: 0o600, Data: []byte(healthyToken)}
 		}, severityRisk, "SDKs differ", "unset " + varTokenFile, nil}},
 		"token-shape": {
-			{func(s *surroundings) { s.with(varToken + "=" + healthyToken + "\n"); s.endpoint.Status = 401 }, severityStops, "a newline", `eval "$(stsbroker env app)"`, nil},
+			{func(s *surroundings) {
+				s.with(varToken + "=" + healthyToken + "\n")
+				s.endpoint.Status, s.endpoint.Shown = 401, false
+			}, severityStops, "a newline", `eval "$(stsbroker env app)"`, nil},
 			{func(s *surroundings) { s.with(varToken + "= " + healthyToken); s.endpoint = doorSeen{} }, severityStops, "a space", "env app", nil},
 		},
 		"token-unknown": {
 			{func(s *surroundings) {
-				s.endpoint = doorSeen{Asked: true, Status: 401, Code: "unauthorized", Ours: true}
+				s.endpoint = doorSeen{Asked: true, Shown: true, Status: 401, Code: "unauthorized", Ours: true}
 			}, severityStops, "does not know the token", "env app", nil},
 			{func(s *surroundings) { s.endpoint, s.broker.Tokens = doorSeen{}, []control.Token{} }, severityStops, "does not know the token", "env app", nil},
 			{func(s *surroundings) { s.with(varToken + "=another"); s.endpoint = doorSeen{} }, severityStops, "does not know the token", "env app", nil},
@@ -282,9 +288,15 @@ func doctorCases() map[string][]doctorCase {
 		},
 		"endpoint-path":   {{func(s *surroundings) { s.imds(); s.with(varIMDS + "=http://127.0.0.1:9169/latest/") }, severityRisk, "has a path", "export " + varIMDS + "=http://127.0.0.1:9169", nil}},
 		"endpoint-silent": {{func(s *surroundings) { s.endpoint = doorSeen{Asked: true, Err: errors.New("refused")} }, severityStops, "the broker is at http://127.0.0.1:9170", "env app", nil}},
-		"endpoint-foreign": {{func(s *surroundings) {
-			s.endpoint = doorSeen{Asked: true, Status: 200, Holder: "process 42 (/usr/bin/nc)"}
-		}, severityStops, "it is process 42 (/usr/bin/nc)", "kill 42", nil}},
+		"endpoint-foreign": {
+			{func(s *surroundings) {
+				s.endpoint = doorSeen{Asked: true, Status: 200, Holder: "process 42 (/usr/bin/nc)"}
+			}, severityStops, "it is process 42 (/usr/bin/nc)", "kill 42", nil},
+			{func(s *surroundings) {
+				s.with(varFullURI + "=http://127.0.0.1:9199/credentials/app")
+				s.endpoint = doorSeen{Asked: true, Status: 401, Code: "unauthorized", Ours: true}
+			}, severityStops, "and not the one of /run/user/1000/stsbroker/control.sock", "env app", nil},
+		},
 		"endpoint-elsewhere": {{func(s *surroundings) {
 			s.with(varFullURI + "=http://169.254.170.23/v1/credentials")
 			s.noDaemon()
@@ -300,7 +312,10 @@ func doctorCases() map[string][]doctorCase {
 				s.listen.IMDS = []IMDSConfig{{Address: "169.254.169.254:80"}}
 			}, severityStops, "", "sudo ifconfig lo0 alias 169.254.169.254/32", nil},
 		},
-		"imds-refused": {{func(s *surroundings) { s.imds(); s.endpoint.Status = 403 }, severityStops, "uid 1000", "stsbroker serve", nil}},
+		"imds-refused": {
+			{func(s *surroundings) { s.imds(); s.endpoint.Status = 403 }, severityStops, "(uid 1000): it serves the one who runs the broker, and whom a rule of access", "{ uid: 1000, profiles: [app] } added under access in its stsbroker.yaml, then: stsbroker reload; or run a broker of your own: stsbroker serve", nil},
+			{func(s *surroundings) { s.imds(); s.endpoint.Status, s.uid = 403, 0 }, severityStops, "(uid 0)", "stsbroker serve (as an ordinary user)", nil},
+		},
 		"imds-disabled": {
 			{func(s *surroundings) { s.imds(); s.with(varNoIMDS + "=true") }, severityStops, "do not ask", "unset " + varNoIMDS, nil},
 			{func(s *surroundings) { s.imds(); s.with(varNoIMDS + "=false") }, severityRisk, "JavaScript v2", "unset " + varNoIMDS, nil},
@@ -491,13 +506,19 @@ func TestDoctorFinds(t *testing.T) {
 
 // What judge can say is provoked above and explained in the documentation, and nothing else is.
 func TestDoctorIsComplete(t *testing.T) {
-	source, err := os.ReadFile("doctor_judge.go")
+	files, err := filepath.Glob("doctor_judge*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	said := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?:stops|risk|note|raise)\("([a-z-]+)"`).FindAllStringSubmatch(string(source), -1) {
-		said[m[1]] = true
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?:stops|risk|note|raise)\("([a-z-]+)"`).FindAllStringSubmatch(string(source), -1) {
+			said[m[1]] = true
+		}
 	}
 	page, err := os.ReadFile("../../docs/doctor.md")
 	if err != nil {

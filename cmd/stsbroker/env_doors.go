@@ -71,7 +71,7 @@ func (p place) endpointVariables(door string, st control.Status, e control.Endpo
 	set := map[string]string{varFullURI: e.URI}
 	if door == doorECS {
 		if !slices.Contains(st.Container, "http://169.254.170.2") {
-			return variables{}, errors.New(`the broker does not listen on 169.254.170.2; give that address to this host, add it to stsbroker.yaml and restart: listen: { container: ["127.0.0.1:9170", "169.254.170.2:80"] }`)
+			return variables{}, errors.New(`the broker does not listen on 169.254.170.2; give that address to this host, add it to stsbroker.yaml: listen: { container: ["127.0.0.1:9170", "169.254.170.2:80"] }`)
 		}
 		set = map[string]string{varRelativeURI: e.Path}
 		undisturbed(set, "169.254.170.2")
@@ -94,7 +94,7 @@ func (p place) eksVariables(st control.Status) (variables, error) {
 	}
 	i := slices.IndexFunc(st.TokenFiles, func(f control.File) bool { return f.Profiles[0] == profile.Name })
 	if i < 0 {
-		return variables{}, fmt.Errorf("profile %s is the first of no token file; add one to stsbroker.yaml and restart: token_files: { %s: { profiles: [%s] } }", profile.Name, profile.Name, profile.Name)
+		return variables{}, fmt.Errorf("profile %s is the first of no token file; add one to stsbroker.yaml: token_files: { %s: { profiles: [%s] } }", profile.Name, profile.Name, profile.Name)
 	}
 	if problem := st.TokenFiles[i].Problem; problem != "" {
 		return variables{}, fmt.Errorf("the token file %s: %s", st.TokenFiles[i].Path, problem)
@@ -125,7 +125,7 @@ func (p place) imdsVariables(st control.Status) (variables, error) {
 	}
 	i := slices.IndexFunc(st.IMDS, func(l control.IMDS) bool { return l.Profile == profile.Name })
 	if i < 0 {
-		return variables{}, fmt.Errorf("profile %s has no IMDS endpoint; add it to stsbroker.yaml and restart: listen: { imds: [{ profile: %s }] }", profile.Name, profile.Name)
+		return variables{}, fmt.Errorf("profile %s has no IMDS endpoint; add it to stsbroker.yaml: listen: { imds: [{ profile: %s }] }", profile.Name, profile.Name)
 	}
 	set := map[string]string{varIMDS: st.IMDS[i].URL}
 	hosts := []string{"127.0.0.1", "localhost", "169.254.169.254"}

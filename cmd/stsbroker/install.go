@@ -73,6 +73,7 @@ func (o installOptions) may() error {
 // install shows is what it does.
 type kit struct {
 	files     []serviceFile
+	packaged  bool                        // the units are a package's: there are no files, and nothing of them is changed
 	folder    string                      // that is made where it is missing, and stays; "" for none
 	start     [][]string                  // after the files are written for the first time
 	restart   [][]string                  // in its place when the service was there before
@@ -93,6 +94,8 @@ type serviceFile struct {
 // serviceState is what a service manager says of the broker.
 type serviceState struct {
 	installed, running bool
+	open               bool       // it runs, or the service manager holds its sockets
+	enabled            bool       // it is started by itself
 	rows               [][]string // for a person
 }
 
@@ -236,7 +239,13 @@ func installService(ctx context.Context, g *globals, o installOptions) error {
 	if err := k.fill(self, arguments); err != nil {
 		return err
 	}
+	return k.install(ctx, p, o)
+}
+
+// install carries out what installService found.
+func (k kit) install(ctx context.Context, p place, o installOptions) error {
 	var acts []act
+	var err error
 	if o.identity {
 		if !o.system {
 			return usage("--identity-credential is for --system; for a service of your own, stsbroker unlock makes an identity")
@@ -266,6 +275,18 @@ func installService(ctx context.Context, g *globals, o installOptions) error {
 		}
 		before = true
 	}
+	if !o.dry {
+		if err := k.available(ctx); err != nil {
+			return err
+		}
+	}
+	if k.packaged {
+		s, err := k.state(ctx)
+		if err != nil && !o.dry { // a plan is shown where nobody can be asked, too
+			return err
+		}
+		before = s.open
+	}
 	if before {
 		commands = k.restart
 	}
@@ -273,9 +294,6 @@ func installService(ctx context.Context, g *globals, o installOptions) error {
 		acts = append(acts, runs(c))
 	}
 	if !o.dry {
-		if err := k.available(ctx); err != nil {
-			return err
-		}
 		if !before && answers(ctx, p.control) {
 			return fmt.Errorf("a broker serves %s already, by hand it seems: end it (Ctrl-C where it runs), then run this again", p.control)
 		}
@@ -303,6 +321,11 @@ func uninstallService(ctx context.Context, g *globals, o installOptions) error {
 	if err := o.may(); err != nil {
 		return err
 	}
+	return k.uninstall(ctx, p, o)
+}
+
+// uninstall carries out what uninstallService found.
+func (k kit) uninstall(ctx context.Context, p place, o installOptions) error {
 	var acts []act
 	for _, c := range k.stop {
 		acts = append(acts, runs(c))
@@ -324,19 +347,35 @@ func uninstallService(ctx context.Context, g *globals, o installOptions) error {
 	for _, c := range k.forget {
 		acts = append(acts, runs(c))
 	}
-	if removed == 0 {
+	if removed == 0 && !k.packaged {
 		remark("nothing is installed that service install wrote")
 		return nil
 	}
-	if !o.dry {
+	if !o.dry || k.packaged {
 		if err := k.available(ctx); err != nil {
 			return err
+		}
+	}
+	if k.packaged {
+		switch s, err := k.state(ctx); {
+		case err != nil:
+			return err
+		case !s.open && !s.enabled:
+			remark("nothing was enabled: the units are a package's, and go with it")
+			return nil
 		}
 	}
 	if done, err := perform(ctx, o, acts); !done {
 		return err
 	}
-	remark("the service is gone; what it kept stays, and so do keys and tokens: %s. Remove them yourself", strings.Join(append(k.keeps, p.state), ", "))
+	gone := "the service is gone"
+	if k.packaged {
+		gone = "the service is stopped and disabled; its units are a package's, and go with that"
+		if s, err := k.state(ctx); err != nil || s.enabled { // root may have enabled them for everybody
+			return cmp.Or(err, errors.New("the service is stopped, and is enabled still, as root may have done for all users: sudo systemctl --global disable stsbroker.service stsbroker.socket"))
+		}
+	}
+	remark("%s; what it kept stays, and so do keys and tokens: %s. Remove them yourself", gone, strings.Join(append(k.keeps, p.state), ", "))
 	return nil
 }
 

@@ -47,8 +47,12 @@ func systemdKit(p place, folders unitFolders) (k kit) {
 	unit := func(name, text string) serviceFile {
 		return serviceFile{path: filepath.Join(folders.own, name), text: text, comment: "#"}
 	}
-	if _, err := os.Stat(filepath.Join(folders.packaged, unitService)); err != nil {
-		k.files = []serviceFile{unit(unitSocket, socket), unit(unitService, service)}
+	own := unit(unitService, service)
+	_, err := os.Stat(filepath.Join(folders.packaged, unitService))
+	there, _ := own.find() // what install wrote comes before a package's, for systemd too
+	k.packaged = err == nil && (there == foundNone || there == foundOther)
+	if !k.packaged {
+		k.files = []serviceFile{unit(unitSocket, socket), own}
 		if p.system {
 			users := serviceFile{path: filepath.Join(folders.users, "stsbroker.conf"), text: deploy.SystemUser, comment: "#"}
 			k.files, k.folder = append(k.files, users), folders.config
@@ -80,6 +84,10 @@ func systemdKit(p place, folders unitFolders) (k kit) {
 
 // fill puts the program's path, and that of a configuration file, into the files.
 func (k *kit) fill(program, config string) error {
+	if k.packaged && config != "" {
+		return usage("--config: the units are a package's, which install leaves as they are: put the file where the service looks for it, or after systemctl edit stsbroker (--user for your own) "+
+			"under [Service]: ExecStart= and, on the next line, what systemctl cat has there with --config %s before serve", unitWord(config))
+	}
 	for i := range k.files {
 		f := &k.files[i]
 		if f.comment != "#" {
@@ -160,6 +168,8 @@ func systemdState(out string, system, lingers bool) serviceState {
 		installed: s["LoadState"] == "loaded",
 		running:   s["ActiveState"] == "active" || s["ActiveState"] == "reloading",
 	}
+	state.open = state.running || s["ActiveState"] == "activating" || l["ActiveState"] == "active"
+	state.enabled = s["UnitFileState"] == "enabled" || l["UnitFileState"] == "enabled"
 	words := s["ActiveState"]
 	switch {
 	case state.running:
@@ -181,7 +191,7 @@ func systemdState(out string, system, lingers bool) serviceState {
 	}
 	starts := "never by itself"
 	switch {
-	case s["UnitFileState"] != "enabled" && l["UnitFileState"] != "enabled":
+	case !state.enabled:
 	case system:
 		starts = "at boot"
 	case lingers:

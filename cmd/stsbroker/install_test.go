@@ -181,27 +181,27 @@ func TestSystemdState(t *testing.T) {
 	}{
 		"runs": {
 			"LoadState=loaded\nActiveState=active\nSubState=running\nStatusText=serving 2 profiles\nMainPID=7\nUnitFileState=enabled\nActiveEnterTimestamp=Mon 04:00" + socket, false, false,
-			serviceState{true, true, [][]string{{"service", "running, process 7, since Mon 04:00"}, {"says", "serving 2 profiles"}, {"sockets", "open, held by systemd"}, {"starts", "when you log in, and ends when you log out"}}},
+			serviceState{true, true, true, true, [][]string{{"service", "running, process 7, since Mon 04:00"}, {"says", "serving 2 profiles"}, {"sockets", "open, held by systemd"}, {"starts", "when you log in, and ends when you log out"}}},
 		},
 		"stopped": {
 			"LoadState=loaded\nActiveState=inactive\nMainPID=0\nUnitFileState=enabled" + socket, true, true,
-			serviceState{true, false, [][]string{{"service", "stopped; the next connection starts it"}, {"sockets", "open, held by systemd"}, {"starts", "at boot"}}},
+			serviceState{true, false, true, true, [][]string{{"service", "stopped; the next connection starts it"}, {"sockets", "open, held by systemd"}, {"starts", "at boot"}}},
 		},
 		"stopped for good": {
 			"LoadState=loaded\nActiveState=inactive\nUnitFileState=disabled\n\nLoadState=loaded\nActiveState=inactive\nUnitFileState=disabled\n", false, true,
-			serviceState{true, false, [][]string{{"service", "stopped"}, {"sockets", "closed"}, {"starts", "never by itself"}}},
+			serviceState{true, false, false, false, [][]string{{"service", "stopped"}, {"sockets", "closed"}, {"starts", "never by itself"}}},
 		},
 		"fails again and again": {
 			"LoadState=loaded\nActiveState=activating\nSubState=auto-restart\nResult=exit-code\nNRestarts=3\nUnitFileState=enabled" + socket, false, true,
-			serviceState{true, false, [][]string{{"service", "fails (exit-code, 3 times) and is started again; see why: journalctl --user -u stsbroker -e"}, {"sockets", "open, held by systemd"}, {"starts", "at boot, and stays when you log out"}}},
+			serviceState{true, false, true, true, [][]string{{"service", "fails (exit-code, 3 times) and is started again; see why: journalctl --user -u stsbroker -e"}, {"sockets", "open, held by systemd"}, {"starts", "at boot, and stays when you log out"}}},
 		},
 		"is not there": {
 			"LoadState=not-found\nActiveState=inactive\n\nLoadState=not-found\nActiveState=inactive\n", false, false,
-			serviceState{false, false, [][]string{{"service", "stopped"}, {"sockets", "closed"}, {"starts", "never by itself"}}},
+			serviceState{false, false, false, false, [][]string{{"service", "stopped"}, {"sockets", "closed"}, {"starts", "never by itself"}}},
 		},
 	} {
 		got := systemdState(tc.out, tc.system, tc.lingers)
-		if got.installed != tc.want.installed || got.running != tc.want.running || !slices.EqualFunc(got.rows, tc.want.rows, slices.Equal) {
+		if got.installed != tc.want.installed || got.running != tc.want.running || got.open != tc.want.open || got.enabled != tc.want.enabled || !slices.EqualFunc(got.rows, tc.want.rows, slices.Equal) {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
@@ -336,5 +336,72 @@ func TestServiceIdentityGoesToSystemdCreds(t *testing.T) {
 	}
 	if acts, err := identityActs(store); len(acts) != 0 || err != nil {
 		t.Errorf("one that is there would be replaced: %v, %v", acts, err)
+	}
+}
+
+// TestServiceOfAPackage: units that a package brought are enabled and disabled, and what
+// systemd says of them decides, since there is no file that would tell.
+func TestServiceOfAPackage(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("not run: systemd is Linux's")
+	}
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log")
+	folders := unitFolders{own: filepath.Join(dir, "own"), packaged: dir}
+	fake := `#!/bin/sh
+case "$*" in
+*Version) exit ;;
+*show*) if [ -e ` + dir + `/enabled ]; then s=active e=enabled; else s=inactive e=disabled; fi
+	printf "LoadState=loaded\nActiveState=$s\nUnitFileState=$e\n\nLoadState=loaded\nActiveState=$s\nUnitFileState=$e\n"; exit ;;
+*enable*) : >` + dir + `/enabled ;;
+*disable*) /bin/rm ` + dir + `/enabled ;;
+esac
+echo "$*" >>` + log + "\n"
+	for name, text := range map[string]string{"systemctl": fake, unitService: "[Service]\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700); err != nil { //nolint:gosec // one of them has to be executable
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir)
+	k := systemdKit(place{}, folders)
+	if err := k.fill("/usr/bin/stsbroker", ""); err != nil || !k.packaged {
+		t.Fatal(k.packaged, err)
+	}
+	if err := k.fill("/usr/bin/stsbroker", "/srv/x.yaml"); err == nil || !strings.Contains(err.Error(), "systemctl edit") {
+		t.Errorf("--config is dropped without a word: %v", err)
+	}
+	p := place{control: filepath.Join(dir, "control.sock"), getenv: func(string) string { return "" }}
+	for _, step := range []struct {
+		name string
+		run  func(context.Context, place, installOptions) error
+		want string
+	}{
+		{"uninstall, where nothing is enabled", k.uninstall, ""},
+		{"install", k.install, "--user daemon-reload\n--user enable --now stsbroker.socket stsbroker.service\n"},
+		{"install again", k.install, "--user daemon-reload\n--user enable stsbroker.socket stsbroker.service\n--user restart stsbroker.socket stsbroker.service\n"},
+		{"uninstall", k.uninstall, "--user disable --now stsbroker.service stsbroker.socket\n--user clean --what=runtime stsbroker.service\n--user daemon-reload\n"},
+		{"uninstall again", k.uninstall, ""},
+	} {
+		if err := os.WriteFile(log, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := step.run(t.Context(), p, installOptions{yes: true}); err != nil {
+			t.Errorf("%s: %v", step.name, err)
+		}
+		if ran, err := os.ReadFile(log); err != nil || string(ran) != step.want {
+			t.Errorf("%s: %q, want %q; %v", step.name, ran, step.want, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, unitService)); err != nil {
+		t.Errorf("the package's unit is gone: %v", err)
+	}
+
+	// What install wrote before the package came is still install's to remove.
+	own := systemdKit(place{}, unitFolders{own: folders.own, packaged: filepath.Join(dir, "none")}).files[1]
+	if err := own.write(); err != nil {
+		t.Fatal(err)
+	}
+	if k := systemdKit(place{}, folders); k.packaged || len(k.files) != 2 {
+		t.Errorf("packaged %v, %d files", k.packaged, len(k.files))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -76,9 +77,10 @@ func (v view) take(ctx context.Context) (err error) {
 	v.complain("audit.file", v.takeAudit(log, changes))
 	v.prefetch()
 	before := v.app.now.Swap(v.setup)
+	first := before == v.setup
 	gone := v.takeDoors(wanted, opened)
 	v.locate(wanted)
-	if before == v.setup || before.sts != v.sts {
+	if first || before.sts != v.sts {
 		old := v.mints
 		v.app.mints = v.crew.bear(v.sts.Run)
 		if old != nil {
@@ -93,7 +95,15 @@ func (v view) take(ctx context.Context) (err error) {
 	}
 	profiles, _ := v.signed()
 	v.broker.ReloadWith(profiles, func() { v.tokens.SetRules(v.cfg.Access) })
-	v.complain("files", v.keepWriting(written))
+	if !v.embedded {
+		if err := v.keepWriting(written); first {
+			if err != nil {
+				return err // nobody is served yet, and somebody will look for the file
+			}
+		} else {
+			v.complain("files", err)
+		}
+	}
 	v.watch()
 	var leaving sync.WaitGroup // each may have answers under way
 	for _, d := range gone {
@@ -211,6 +221,15 @@ func (a *app) reloadLocked(ctx context.Context) (out control.Reloaded, err error
 	if err != nil {
 		return out, cmp.Or(firstError(findings), err)
 	}
+	switch was := before.cfg.File; {
+	case was != "" && cfg.File == "":
+		err = fmt.Errorf("%s is gone; to go on without one, restart the broker", was)
+	case was != "" && cfg.empty && !before.cfg.empty:
+		err = fmt.Errorf("%s is empty; if that is meant, write {} into it", cfg.File)
+	}
+	if err != nil {
+		return out, err
+	}
 	next, more, err := a.prepare(cfg, before)
 	if err != nil {
 		return out, cmp.Or(firstError(more), err)
@@ -224,6 +243,9 @@ func (a *app) reloadLocked(ctx context.Context) (out control.Reloaded, err error
 	}
 	out.Changed = differences(before, next)
 	if err = (view{a, next}).take(ctx); err != nil {
+		if cfg.File != "" && !strings.HasPrefix(err.Error(), cfg.File) {
+			err = fmt.Errorf("%s: %w; stsbroker reload tries again", cfg.File, err)
+		}
 		return out, err
 	}
 	for _, s := range a.broker.Status() {

@@ -256,3 +256,30 @@ func TestUnlockBesideReload(t *testing.T) {
 		t.Fatal("they wait for each other")
 	}
 }
+
+// A document that is empty or gone for a moment, as many ways of writing leave it, is not
+// taken for the wish to serve nothing; {} is.
+func TestEmptyDocumentIsNotTakenForOne(t *testing.T) {
+	in := newInside(t, nil, ofRole("admin"))
+	path := filepath.Join(in.dir, "stsbroker.yaml")
+	in.app.place.usual, in.app.place.config = path, ""
+	served := func() bool {
+		_, err := in.broker.Get(in.ctx, broker.Ask{Caller: in.self().(local).who, Profile: "app", Patience: 5 * time.Second})
+		return err == nil
+	}
+	for says, change := range map[string]func() error{
+		"is empty": func() error { return os.WriteFile(path, []byte("# soon\n"), 0o600) },
+		"is gone":  func() error { return os.Remove(path) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := in.reload(in.ctx); err == nil || !strings.Contains(err.Error(), says) || !served() {
+			t.Errorf("%s: said %v", says, err)
+		}
+	}
+	in.file(t, "stsbroker.yaml", "{}\n")
+	if _, err := in.reload(in.ctx); err != nil || served() {
+		t.Errorf("{} is a document: %v", err)
+	}
+}

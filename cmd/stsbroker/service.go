@@ -382,13 +382,19 @@ func tokenOf(i access.Info) control.Token {
 	return t
 }
 
+// systemControl is the system service's control socket.
+const systemControl = "/run/stsbroker/control.sock"
+
 // connect finds a running broker: the user's, else the system's.
 func connect(ctx context.Context, g *globals) (*control.Client, error) {
 	p, err := findPlace(g, false)
 	if err != nil {
+		if c, e := control.Dial(ctx, systemControl); e == nil && g.socket == "" { // a unit of root has no home
+			return c, nil
+		}
 		return nil, err
 	}
-	paths := []string{p.control, "/run/stsbroker/control.sock"}
+	paths := []string{p.control, systemControl}
 	if g.socket != "" {
 		paths = paths[:1]
 	} else if cfg, _ := loadConfig(p.configFile()); cfg != nil && cfg.Listen.Control != "" {
@@ -398,6 +404,9 @@ func connect(ctx context.Context, g *globals) (*control.Client, error) {
 		c, err := control.Dial(ctx, path)
 		if err == nil {
 			return c, nil
+		}
+		if errors.Is(err, control.ErrSilent) {
+			return nil, fmt.Errorf("%w: the broker there may fail to start, or hang; see stsbroker service status, and its log", err)
 		}
 		if errors.Is(err, os.ErrPermission) && g.socket != "" {
 			return nil, fmt.Errorf("the broker at %s belongs to another user: %w", path, err)

@@ -119,6 +119,9 @@ func showStatus(w io.Writer, c paint, st control.Status, one bool, width int) {
 	if len(st.Changed) > 0 {
 		fmt.Fprintf(w, "as the environment says: %s\n", strings.Join(st.Changed, ", "))
 	}
+	if st.Failed != "" {
+		fmt.Fprintln(w, c.red("what is served is from "+st.Loaded.Local().Format(time.DateTime)+"; the configuration since has a fault: "+oneLine(st.Failed)))
+	}
 	for _, r := range st.Lame {
 		fmt.Fprintln(w, c.red(fmt.Sprintf("STS in %s does not answer since %s (%s ago): %s", oneLine(r.Name), r.Since.Local().Format(time.TimeOnly), span(time.Since(r.Since)), oneLine(r.Why))))
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -78,7 +79,7 @@ func changes(was, is control.Status, now time.Time) (all []change) {
 	}
 	if was.Failed != is.Failed {
 		if is.Failed != "" {
-			add(true, "the configuration was not read again: %s", oneLine(is.Failed))
+			add(true, "the configuration was not read again: %s", oneLine(shortPaths(is)))
 		} else {
 			add(false, "the configuration was read again")
 		}
@@ -400,7 +401,7 @@ func watchHead(st control.Status, profiles []control.Profile, prev history, now 
 		red("custody is locked: stsbroker unlock" + because(st.Problem))
 	}
 	if st.Failed != "" {
-		red("the configuration was not read again: " + oneLine(st.Failed))
+		red("not read again: " + oneLine(shortPaths(st)))
 	}
 	if s := st.Sealed; s != nil && s.Error != "" {
 		red("leases are not saved: " + oneLine(s.Error))
@@ -614,4 +615,13 @@ func cut(s string, width int) string {
 func pad(s string, width int) string {
 	s = cut(s, width)
 	return s + strings.Repeat(" ", max(0, width-cells(s)))
+}
+
+// shortPaths is why the configuration was not read, with its file's name alone: a line has
+// little room, and what is wrong stands at its end.
+func shortPaths(st control.Status) string {
+	if st.Config == "" {
+		return st.Failed
+	}
+	return strings.ReplaceAll(st.Failed, filepath.Dir(st.Config)+string(filepath.Separator), "")
 }

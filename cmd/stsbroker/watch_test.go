@@ -97,7 +97,7 @@ func TestWatchScreenShows(t *testing.T) {
 		at := func(start string) int {
 			return slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, start) })
 		}
-		order := []string{"stsbroker", "person's needs a login: stsbroker login", "custody is locked: stsbroker unlock", "the configuration was not read again", "STS does not answer in eu-central-1", "http://127.0.0.1:9170",
+		order := []string{"stsbroker", "person's needs a login: stsbroker login", "custody is locked: stsbroker unlock", "not read again: ", "STS does not answer in eu-central-1", "http://127.0.0.1:9170",
 			"PROFILE", "person", "broken", "failing", "fresh-soo", "日本", "fresh-lat", "idle", "never", "12:34:56  event 0", "12:34:56  event 1"}
 		last := -1
 		for _, start := range order {

@@ -13,12 +13,20 @@ esac
 if command -v systemd-sysusers >/dev/null; then
     systemd-sysusers stsbroker.conf
 fi
+sockets() { # as systemd has them in memory
+    systemctl show --property=Listen,SocketMode,SocketUser,SocketGroup,DirectoryMode,FreeBind,Backlog stsbroker.socket || :
+}
 if [ -d /run/systemd/system ]; then
+    before=$(sockets)
     systemctl daemon-reload
     # The sockets stay open meanwhile: who asks during the restart waits, and is
     # not refused. A configuration that the new version does not take is no
     # reason to fail the upgrade of the whole system: systemctl says it.
     systemctl try-restart stsbroker.service || :
+    # To open them anew is to refuse who asks meanwhile, so a person says when.
+    if ! $new && systemctl --quiet is-active stsbroker.socket && [ "$before" != "$(sockets)" ]; then
+        echo "stsbroker: stsbroker.socket has changed; what is open is as before, until: systemctl restart stsbroker.socket stsbroker.service"
+    fi
 fi
 
 # Nothing is started: the service of one user and the system's want the same

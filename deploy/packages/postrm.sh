@@ -20,10 +20,13 @@ remove | 0)
     ;;
 purge)
     # What Debian's policy (6.8, 10.7.3) wants gone after a purge: configuration,
-    # and what the program made. stsbroker kept nothing elsewhere; what was
-    # configured to be elsewhere (audit.file, files:) is its owner's.
+    # and what the program made. What was configured to be elsewhere (audit.file,
+    # files:) is its owner's.
     if [ -e /var/lib/stsbroker/keys ]; then
         echo "stsbroker: deleting /var/lib/stsbroker, with the long-term keys sealed there."
+    fi
+    if [ -e /etc/credstore.encrypted/stsbroker-identity ]; then # systemd's store, and a copy of the keys may need it
+        echo "stsbroker: /etc/credstore.encrypted/stsbroker-identity stays: it opens copies of /var/lib/stsbroker/keys. Remove it yourself."
     fi
     rm -rf /var/lib/stsbroker /var/log/stsbroker /run/stsbroker /etc/stsbroker
     # All that was of this user is deleted, so nobody can inherit it with the uid.

@@ -11,10 +11,11 @@ esac
 command -v systemctl >/dev/null || exit 0
 units='stsbroker.service stsbroker.socket'
 if [ -d /run/systemd/system ]; then
-    # Sockets first: else the next request starts the service again.
-    systemctl stop stsbroker.socket stsbroker.service
+    # Sockets first: else the next request starts the service again. What systemctl
+    # cannot do here and below, it says; the package goes nevertheless.
+    systemctl stop stsbroker.socket stsbroker.service || :
 fi
 # shellcheck disable=SC2086 # two words
-systemctl --quiet disable $units
+systemctl --quiet disable $units || :
 # shellcheck disable=SC2086
-systemctl --quiet --global disable $units
+systemctl --quiet --global disable $units || :

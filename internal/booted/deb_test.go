@@ -115,6 +115,17 @@ func TestDeb(t *testing.T) {
 			t.Errorf("the upgrade changed the configuration to\n%s", kept)
 		}
 		whoami("upgraded")
+
+		// Sockets that are as they were are not told of; others are, and stay as they were.
+		const stay = "stsbroker.socket has changed"
+		if said := m.Run(t, "cat", "/tmp/said"); strings.Contains(said, stay) {
+			t.Errorf("the same sockets are said to have changed:\n%s", said)
+		}
+		m.Run(t, "sh", "-ec", "dpkg-deb -R /tmp/two.deb /tmp/three; sed -i 's/^Backlog=.*/Backlog=100/' /tmp/three/usr/lib/systemd/system/stsbroker.socket; dpkg-deb --root-owner-group -Zgzip -b /tmp/three /tmp/three.deb")
+		if said := m.Run(t, "dpkg", "-i", "/tmp/three.deb"); !strings.Contains(said, stay) || !strings.Contains(said, "systemctl restart stsbroker.socket stsbroker.service") {
+			t.Errorf("sockets that change with the package are not told of:\n%s", said)
+		}
+		whoami("upgraded with other sockets")
 	})
 
 	t.Run("remove", func(t *testing.T) {
@@ -137,6 +148,9 @@ func TestDeb(t *testing.T) {
 	said = m.Run(t, "dpkg", "-P", "stsbroker")
 	if !strings.Contains(said, "deleting /var/lib/stsbroker, with the long-term keys") {
 		t.Errorf("the purge does not say that it deletes keys:\n%s", said)
+	}
+	if !strings.Contains(said, "/etc/credstore.encrypted/stsbroker-identity stays") {
+		t.Errorf("the purge does not tell of the identity that stays:\n%s", said)
 	}
 	if out := m.Run(t, "find", "/run", "-name", "*stsbroker*"); out != "" {
 		t.Errorf("the purge leaves\n%s", out)

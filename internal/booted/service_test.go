@@ -311,3 +311,41 @@ chmod 600 .aws/*`)
 	s.fails("alice", "stsbroker service install --yes", "--force")
 	s.must("alice", `test "$(cat .config/systemd/user/stsbroker.service)" = '[Service]'`)
 }
+
+// TestInstallBesideAPackage: the units are a package's. install enables them as they
+// are, for a user and for the machine, and uninstall undoes just that.
+func TestInstallBesideAPackage(t *testing.T) {
+	t.Parallel()
+	m := Boot(t)
+	m.STS(t)
+	m.User(t, "alice")
+	m.Copy(t, Stsbroker(t), "/usr/bin/stsbroker")
+	for _, flavour := range []string{"system", "user"} {
+		for _, unit := range []string{"stsbroker.service", "stsbroker.socket"} {
+			m.Copy(t, filepath.Join(top(t), "deploy/systemd", flavour, unit), "/usr/lib/systemd/"+flavour+"/"+unit)
+		}
+	}
+	m.Copy(t, filepath.Join(top(t), "deploy/systemd/system/stsbroker.sysusers"), "/usr/lib/sysusers.d/stsbroker.conf")
+	m.Write(t, "/etc/stsbroker/stsbroker.yaml", 0o644, []byte("{}\n"))
+	m.Run(t, "systemd-sysusers")
+	m.Run(t, "systemctl", "daemon-reload")
+	s := steps{t, m}
+	for _, c := range []struct{ user, option, ctl string }{{"alice", "", "systemctl --user "}, {root, " --system", "systemctl "}} {
+		service := func(verb string) string { return "stsbroker service " + verb + c.option }
+		enabled := c.ctl + "is-enabled stsbroker.service stsbroker.socket; true"
+		s.must(c.user, c.ctl+"daemon-reload; "+service("uninstall --yes"), "nothing was enabled")
+		s.fails(c.user, "stsbroker --config /srv/x.yaml service install --yes"+c.option, "--config: the units are a package's")
+		s.must(c.user, service("install --yes"), "enable --now stsbroker.socket", "running, process")
+		s.must(c.user, service("install --yes"), "restart stsbroker.socket", "running, process")
+		s.must(c.user, c.ctl+"stop stsbroker.service stsbroker.socket 2>&1; "+service("install --yes"), "enable --now stsbroker.socket", "running, process")
+		s.must(c.user, enabled, "enabled\nenabled\n")
+		s.must(c.user, service("uninstall --yes"), "disable --now", "stopped and disabled")
+		s.must(c.user, enabled, "disabled\ndisabled\n")
+		s.must(c.user, c.ctl+"is-active stsbroker.service stsbroker.socket; true", "inactive\ninactive\n")
+		s.must(c.user, service("uninstall --yes"), "nothing was enabled")
+	}
+
+	// What root enabled for all users is not alice's to disable.
+	s.must(root, "systemctl --global enable stsbroker.service")
+	s.fails("alice", "systemctl --user daemon-reload; stsbroker service uninstall --yes", "systemctl --global disable stsbroker.service")
+}

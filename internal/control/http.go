@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 )
@@ -229,8 +231,15 @@ type Client struct {
 	http *http.Client
 }
 
-// Dial connects to the broker at a Unix socket. The error is the dial's own when
-// nobody answers there.
+// ErrSilent is that somebody listens and does not answer: systemd for a service that
+// cannot start, or a broker that hangs.
+var ErrSilent = errors.New("it does not answer")
+
+// answerWithin is how long a broker may take for its first sign of life.
+const answerWithin = 5 * time.Second
+
+// Dial connects to the broker at a Unix socket, and makes sure that it answers. The error
+// is the dial's own when nobody listens there, and [ErrSilent] when nobody answers.
 func Dial(ctx context.Context, path string) (*Client, error) {
 	d := net.Dialer{Timeout: 2 * time.Second}
 	conn, err := d.DialContext(ctx, "unix", path)
@@ -240,6 +249,9 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	// The connection that proved the broker to be there carries the first call.
 	first := make(chan net.Conn, 1)
 	first <- conn
+	if err := answers(ctx, conn); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
 	return &Client{path, &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			select {
@@ -252,6 +264,32 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 		DisableCompression: true,
 		DisableKeepAlives:  true, // a command makes a call or two; nobody would close what is idle
 	}}}, nil
+}
+
+// answers asks for nothing that there is, and waits for whatever is answered. The
+// connection goes on to be used.
+func answers(ctx context.Context, conn net.Conn) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
+	defer stop()
+	_ = conn.SetDeadline(time.Now().Add(answerWithin))
+	_, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: stsbroker\r\n\r\n")
+	if err == nil {
+		var resp *http.Response
+		if resp, err = http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
+			_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody))
+		}
+	}
+	if err == nil {
+		return conn.SetDeadline(time.Time{})
+	}
+	_ = conn.Close()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("%w within %s", ErrSilent, answerWithin)
+	}
+	return err
 }
 
 func (c *Client) open(ctx context.Context, call string, in request) (*http.Response, error) {

@@ -52,6 +52,9 @@ func notInGroup(gid uint32) error {
 // giveTo gives the file to a group.
 func giveTo(f *os.File, gid uint32) error {
 	err := f.Chown(-1, int(gid))
+	if errors.Is(err, fs.ErrPermission) && CheckGroup(gid) == nil {
+		return fmt.Errorf("giving a file to group %d is forbidden here (%w): in a unit, SystemCallFilter=@chown allows it", gid, err)
+	}
 	if errors.Is(err, fs.ErrPermission) {
 		return notInGroup(gid)
 	}
