@@ -26,12 +26,16 @@ const (
 // answered, or cut off after 2 s. It closes l. Any other end is an error.
 //
 // drain is 0 where nobody takes our place: the server ends at once, as
-// http.Server.Shutdown has it. It is above 0, and l one of package listen, where systemd holds the socket and starts
-// our successor when we are gone; then no request is lost:
+// http.Server.Shutdown has it. It is above 0, and l one of package listen, where systemd holds a socket
+// of this process and starts our successor when we are gone. Then no request is lost at such
+// a socket. One that this process opened itself is drained beside it all the same, as the process
+// lasts that long anyway: it is answered until then, and who connects between its end and our
+// successor is refused. In order:
 //
 //   - For that time all goes on, but each answer is the last of its connection and says so
 //     (RFC 9112, 9.6), so that clients connect anew without a fault.
-//   - Then nothing more is accepted: new connections wait at systemd's socket.
+//   - Then nothing more is accepted: new connections wait at systemd's socket, or are
+//     refused at one of our own.
 //   - Connections that were silent all that time are ended, each one only if nothing of it
 //     waits to be read. Not so http.Server.Shutdown: it drops a request
 //     that arrives on a kept connection while it looks.

@@ -18,6 +18,7 @@ import (
 	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/internal/control"
 	"github.com/stsbroker/stsbroker/internal/peer"
+	"github.com/stsbroker/stsbroker/internal/securefile"
 	"github.com/stsbroker/stsbroker/metadata"
 	"github.com/stsbroker/stsbroker/metadata/listen"
 )
@@ -156,13 +157,19 @@ func answersFor(l net.Listener, address string) bool {
 }
 
 func (v view) openSocket(path string) (net.Listener, error) {
-	opener := v.opener()
-	if !v.inherited.Any() { // in a folder of others, they could take its place
-		if err := v.makeFolder(filepath.Dir(path)); err != nil {
-			return nil, err
-		}
+	if err := v.socketFolder(path); err != nil {
+		return nil, err
 	}
-	return opener.Unix(path, v.socketMode())
+	return v.opener().Unix(path, v.socketMode())
+}
+
+// socketFolder makes the folder of a socket, or judges the one that systemd has put it in:
+// in a folder of others, they could take its place.
+func (a *app) socketFolder(path string) error {
+	if a.inherited.Has(path) {
+		return securefile.CheckFolders(filepath.Dir(path))
+	}
+	return a.makeFolder(filepath.Dir(path))
 }
 
 func (v view) opener() listen.Opener {

@@ -322,6 +322,11 @@ func newIMDSKeys(tokens *access.Tokens) func() []broker.Secret {
 // the one broker of this state; a socket file found under the lock is a dead
 // broker's. Where systemd has the socket, it starts one broker for it.
 func (a *app) listenControl() (release func(), err error) {
+	if a.inherited.Has(a.control) {
+		if err := a.socketFolder(a.control); err != nil {
+			return nil, err
+		}
+	}
 	l, ours, err := a.inherited.TakeUnix(a.control, a.socketMode())
 	if err != nil {
 		return nil, err

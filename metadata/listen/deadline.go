@@ -24,12 +24,12 @@ const grain = 250 * time.Millisecond
 type deadlines struct {
 	mu    sync.Mutex
 	conns map[*conn]struct{}
-	timer *time.Timer // nil until the first connection
+	timer *time.Timer     // nil until the first connection
+	also  func(time.Time) // called by every sweep, with mu held
 }
 
+// add takes a connection in. mu is held, as for remove.
 func (d *deadlines) add(c *conn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.conns[c] = struct{}{}
 	switch {
 	case len(d.conns) > 1: // the timer runs
@@ -40,11 +40,7 @@ func (d *deadlines) add(c *conn) {
 	}
 }
 
-func (d *deadlines) remove(c *conn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.conns, c)
-}
+func (d *deadlines) remove(c *conn) { delete(d.conns, c) }
 
 func (d *deadlines) sweep() {
 	d.mu.Lock()
@@ -58,6 +54,7 @@ func (d *deadlines) sweep() {
 		c.read.expire(since, c.stream.SetReadDeadline)
 		c.write.expire(since, c.stream.SetWriteDeadline)
 	}
+	d.also(now)
 	d.timer.Reset(grain)
 }
 
@@ -110,27 +107,29 @@ func (d *deadline) expire(since time.Duration, tell func(time.Time) error) {
 	}
 }
 
-// closeSilent fires the deadline where nothing has come for so long since it was first called.
-func (d *deadline) closeSilent(patience, since time.Duration, tell func(time.Time) error) {
+// closeSilent fires the deadline where nothing has come for so long since it was first called. It
+// reports whether the reader is to end the connection, now or since an earlier call.
+func (d *deadline) closeSilent(patience, since time.Duration, tell func(time.Time) error) (ends bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
 	case d.by == 0 || d.begun.Load(): // a request is read or answered
 		d.quiet = 0
-		return
+		return false
 	case d.quiet == 0:
 		d.quiet = max(1, since)
 	}
 	if since-d.quiet < patience || d.last.Load() {
-		return
+		return d.last.Load()
 	}
 	// First this, then a look, and came has it the other way round: one of the two sees the other.
 	if d.last.Store(true); d.begun.Load() {
 		d.last.Store(false)
-		return
+		return false
 	}
 	d.fired = true
 	_ = tell(time.Unix(1, 0)) // it fails only on a closed connection
+	return true
 }
 
 // came notes that bytes did, and takes back what closeSilent may just have done. It
@@ -166,6 +165,7 @@ type conn struct {
 	owner       *shared
 	from        *listener
 	opened      time.Time
+	of          holder // guarded by owner.deadlines.mu
 	read, write deadline
 	once        sync.Once
 }

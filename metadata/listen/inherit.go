@@ -56,6 +56,21 @@ func (h *Inherited) all() []*handed {
 // holds sockets of ours when this process ends, and new connections wait there.
 func (h *Inherited) Any() bool { return len(h.all()) > 0 }
 
+// Has reports whether systemd handed over the Unix socket that is bound to path. Such a
+// one needs no folder made for it, and none that this process may write to; whoever can write there
+// can put a socket of their own in its place, and so the folder is to be judged all the same.
+func (h *Inherited) Has(path string) bool { return h.at(path) != nil }
+
+// at is the Unix socket that the kernel says is bound to path, nil if there is none.
+func (h *Inherited) at(path string) *handed {
+	for _, s := range h.all() {
+		if s.path != "" && s.path == filepath.Clean(path) {
+			return s
+		}
+	}
+	return nil
+}
+
 // Left returns the addresses and paths on which nobody listens now, as
 // ListenStream= spells them. Who connects there waits for ever: a
 // socket unit names another address than the configuration.
@@ -88,26 +103,24 @@ func (h *Inherited) tcp(at netip.AddrPort) (l net.Listener, ok bool, err error) 
 //
 // The file must be at its path, belong to root or to this process's user, and let in nobody whom
 // mode keeps out; else the error names the setting of the socket unit that is wrong.
-// The folder is the caller's to judge.
+// The folder is the caller's to judge, whoever made it ([Inherited.Has] tells).
 func (h *Inherited) TakeUnix(path string, mode fs.FileMode) (l net.Listener, ok bool, err error) {
 	return h.unix(path, mode, maxConns)
 }
 
 func (h *Inherited) unix(path string, mode fs.FileMode, conns int) (l net.Listener, ok bool, err error) {
-	for _, s := range h.all() {
-		if s.path == "" || s.path != filepath.Clean(path) {
-			continue
-		}
-		if err := s.judgeFile(mode); err != nil {
-			return nil, true, err
-		}
-		inner, err := s.take()
-		if err != nil {
-			return nil, true, err
-		}
-		return newListener(inner, newShared(conns)), true, nil
+	s := h.at(path)
+	if s == nil {
+		return nil, false, nil
 	}
-	return nil, false, nil
+	if err := s.judgeFile(mode); err != nil {
+		return nil, true, err
+	}
+	inner, err := s.take()
+	if err != nil {
+		return nil, true, err
+	}
+	return newListener(inner, newShared(conns)), true, nil
 }
 
 // judgeFile says what is wrong with the file of a Unix socket, nil if nothing.

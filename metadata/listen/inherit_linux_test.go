@@ -179,7 +179,7 @@ func TestInheritedTCP(t *testing.T) {
 	four, at := systemds(t, "tcp4", "127.0.0.1:0")
 	other, elsewhere := systemds(t, "tcp4", "127.0.0.1:0")
 	h := inherit(t, four, other)
-	if got := h.Left(); !h.Any() || !slices.Equal(got, []string{at, elsewhere}) {
+	if got := h.Left(); !h.Any() || h.Has(at) || h.Has("") || !slices.Equal(got, []string{at, elsewhere}) {
 		t.Errorf("%v, left %q", h.Any(), got)
 	}
 	o := Opener{Doors: 1, Inherited: h}
@@ -316,6 +316,13 @@ func TestInheritedUnix(t *testing.T) {
 	for _, none := range []*Inherited{nil, {}, h} {
 		if l, ok, err := none.TakeUnix(at("other"), 0o600); l != nil || ok || err != nil {
 			t.Errorf("%v, %v, %v", l, ok, err)
+		}
+	}
+	for path, want := range map[string]bool{
+		at("own"): true, at("gone"): true, folder + "//own": true, folder: false, at("other"): false, "own": false, "": false, ".": false,
+	} {
+		if h.Has(path) != want || (*Inherited)(nil).Has(path) {
+			t.Errorf("it has %q: %v, want %v", path, h.Has(path), want)
 		}
 	}
 	if none := (*Inherited)(nil); none.Any() || none.Left() != nil {

@@ -16,7 +16,7 @@
 // address or path that is asked for.
 //
 // The listeners of one call share a cap on open connections, and their
-// deadlines are cheap and a little late. [ConnContext] is for http.Server; a handler
+// deadlines are cheap and a little late. In a crowd each user has a part of that cap. [ConnContext] is for http.Server; a handler
 // gets the caller back with [FromContext].
 package listen
 
@@ -26,12 +26,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"sync"
 	"time"
-
-	"github.com/stsbroker/stsbroker/internal/peer"
 )
 
 // The loopback addresses that may be listened on: the ones that every SDK takes
@@ -211,43 +208,16 @@ func findOwner(goos string, port uint16) string {
 type shared struct {
 	slots     chan struct{} // taken by open connections
 	deadlines deadlines
+	held      map[holder]int // how many connections are whose; guarded by deadlines.mu
 
 	tells  sync.Once
 	untold bool // after tells: the kernel does not say whose a connection is
 }
 
 func newShared(conns int) *shared {
-	return &shared{slots: make(chan struct{}, conns), deadlines: deadlines{conns: map[*conn]struct{}{}}}
-}
-
-// crowded reports whether half of the connections are taken. What is left is for the
-// user of this process alone: others could keep that user's programs waiting
-// otherwise, by connecting and saying nothing.
-func (s *shared) crowded() bool { return len(s.slots) > cap(s.slots)/2 }
-
-// own reports whether the other end of c is this user's, as far as the kernel tells
-// such things at all. On a Unix socket that is others' too, root counts as this user:
-// for one with mode 0600 those two are all there are.
-func (s *shared) own(c net.Conn) bool {
-	if u, ok := c.(*net.UnixConn); ok {
-		cred, err := peer.OfUnix(u)
-		return err == nil && (cred.UID == 0 || int(cred.UID) == os.Geteuid())
-	}
-	here, there := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
-	s.tells.Do(func() { s.untold = peer.Works() != nil })
-	cred, err := peer.OfTCP(here, there)
-	return s.untold || err == nil && int(cred.UID) == os.Geteuid()
-}
-
-func (s *shared) open(c stream, from *listener) *conn {
-	o := &conn{stream: c, owner: s, from: from, opened: time.Now()}
-	s.deadlines.add(o)
-	return o
-}
-
-func (s *shared) release(c *conn) {
-	s.deadlines.remove(c)
-	<-s.slots
+	s := &shared{slots: make(chan struct{}, conns), held: map[holder]int{}}
+	s.deadlines = deadlines{conns: map[*conn]struct{}{}, also: s.trim}
+	return s
 }
 
 // listener hands out at most cap(slots) connections at a time, all of them
@@ -277,8 +247,10 @@ func (l *listener) Accept() (net.Conn, error) {
 			<-l.shared.slots
 			return nil, err
 		}
-		if s, ok := c.(stream); ok && local(c) && (!l.shared.crowded() || l.shared.own(c)) {
-			return l.shared.open(s, l), nil
+		if s, ok := c.(stream); ok && local(c) {
+			if o := l.shared.open(s, l); o != nil {
+				return o, nil
+			}
 		}
 		_ = c.Close() // without a word, and without a log line that a neighbour could write at will
 	}

@@ -621,3 +621,210 @@ func TestStrangersLeaveRoom(t *testing.T) {
 		t.Errorf("another user holds %d of %d connections", held, most)
 	}
 }
+
+// as runs f on a thread whose sockets, TCP and Unix, are another user's.
+func as(t *testing.T, uid uintptr, f func()) {
+	onThread(func() {
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); e != 0 { // of this thread alone
+			t.Error(e)
+			return
+		}
+		f()
+	})
+}
+
+const eve, alice = 12345, 12346
+
+// forAll runs f with a listener of each kind that is open to all users, and holds at most conns connections.
+func forAll(t *testing.T, conns int, f func(t *testing.T, l net.Listener, all *shared)) {
+	if os.Geteuid() != 0 {
+		t.Skip("not run: only root can make another user's socket")
+	}
+	t.Run("TCP", func(t *testing.T) {
+		l, _, err := Opener{}.tcp(t.Context(), conns, []string{"127.0.0.1:0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l[0].Close()
+		f(t, l[0], l[0].(*listener).shared)
+	})
+	t.Run("Unix", func(t *testing.T) {
+		folder := shortDir(t)
+		if err := os.Chmod(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		l, err := onPath(conns, filepath.Join(folder, "s"), 0o666)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		f(t, l, l.shared)
+	})
+}
+
+// dials makes n connections of a user.
+func dials(t *testing.T, uid uintptr, l net.Listener, n int, first string) (all []net.Conn) {
+	t.Helper()
+	as(t, uid, func() {
+		for range n {
+			c, err := net.Dial(l.Addr().Network(), l.Addr().String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			if first != "" { // an empty write fails too where the server has closed already
+				if _, err := io.WriteString(c, first); err != nil {
+					t.Error(err)
+				}
+			}
+			all = append(all, c)
+		}
+	})
+	return all
+}
+
+// served is how many of them were greeted; the others were closed without a word.
+func served(t *testing.T, all []net.Conn) (n int) {
+	t.Helper()
+	for _, c := range all {
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		got, err := io.ReadAll(io.LimitReader(c, 5))
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal("neither served nor closed")
+		} else if err == nil && string(got) == "hello" {
+			n++
+		}
+		_ = c.SetReadDeadline(time.Time{})
+	}
+	return n
+}
+
+// Security, exhaustion: where a service is for several users, one who takes all connections that she can
+// leaves an equal part to each other one, and many such together some to the user of the service.
+func TestHogLeavesRoom(t *testing.T) {
+	const most, each = 16, 16 / 8
+	forAll(t, most, func(t *testing.T, l net.Listener, _ *shared) {
+		echo(t, []net.Listener{l})
+		if n := served(t, dials(t, eve, l, 10*most, "")); n == 0 || n > most/2 {
+			t.Errorf("Eve holds %d of %d connections", n, most)
+		}
+		hers := dials(t, alice, l, 10*most, "")
+		if n := served(t, hers); n != each {
+			t.Errorf("Alice has %d, want %d", n, each)
+		}
+		greeted(t, dial(t, l.Addr()))
+		for _, c := range hers {
+			_ = c.Close()
+		}
+		began := time.Now()
+		for range most { // she is answered again and again
+			for done := false; !done && !t.Failed(); { // the server may still hold what she has closed
+				if time.Since(began) > 10*time.Second {
+					t.Fatal("Alice is not answered")
+				}
+				c := dials(t, alice, l, 1, "")
+				done = served(t, c) == 1
+				_ = c[0].Close()
+			}
+			if n := served(t, dials(t, eve, l, 1, "")); n != 0 {
+				t.Fatal("Eve has got one more")
+			}
+		}
+		for uid := range uintptr(10) {
+			served(t, dials(t, alice+1+uid, l, each, ""))
+		}
+		if n := served(t, dials(t, alice+100, l, 1, "")); n != 0 {
+			t.Error("others have taken what is kept for the service's own user")
+		}
+		for range most/4 - 1 {
+			greeted(t, dial(t, l.Addr()))
+		}
+	})
+}
+
+// What a hog holds beyond her part ends where it is silent, and nothing of others does.
+func TestHogIsTrimmed(t *testing.T) {
+	const most, each = 16, 16 / 8
+	forAll(t, most, func(t *testing.T, l net.Listener, all *shared) {
+		patient := &patientListener{Listener: l}
+		echo(t, []net.Listener{patient})
+		own := []net.Conn{dial(t, l.Addr()), dial(t, l.Addr())}
+		hers := dials(t, alice, l, each, "")
+		busy := dials(t, eve, l, each+1, "GET")
+		idle := dials(t, eve, l, most/2-len(own)-len(hers)-len(busy), "")
+		rest := slices.Concat(own, hers, busy)
+		if n := served(t, slices.Concat(rest, idle)); n != most/2 {
+			t.Fatalf("%d of %d connections were served", n, most/2)
+		}
+		for _, c := range idle {
+			_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+				t.Errorf("an idle one of Eve's: %d, %v", n, err)
+			}
+		}
+		for _, c := range rest {
+			_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
+			if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("another: %d, %v", n, err)
+			}
+		}
+		// Of what is open is counted what is known, and nothing stays counted.
+		_ = l.Close()
+		for _, c := range rest {
+			_ = c.Close()
+		}
+		for len(all.slots) > 0 {
+			runtime.Gosched()
+		}
+		all.deadlines.mu.Lock()
+		defer all.deadlines.mu.Unlock()
+		if len(all.held) != 0 {
+			t.Errorf("nothing is open, and counted are %v", all.held)
+		}
+	})
+}
+
+// patientListener waits for requests as net/http does.
+type patientListener struct{ net.Listener }
+
+func (l *patientListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		err = c.SetReadDeadline(time.Now().Add(time.Hour))
+	}
+	return c, err
+}
+
+// Those of whom the kernel does not tell count as one user.
+func TestUnknownLeaveRoom(t *testing.T) {
+	const most, each = 16, 16 / 8
+	l, _, err := Opener{}.tcp(t.Context(), most, []string{"127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l[0].Close()
+	accepted := func() (remote string) {
+		c, err := l[0].Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c.RemoteAddr().String()
+	}
+	for range most / 2 {
+		dial(t, l[0].Addr())
+		accepted()
+	}
+	for range 2 * each { // the kernel forgets whose a socket was when its process has closed it
+		_ = dial(t, l[0].Addr()).Close()
+	}
+	last := dial(t, l[0].Addr()).LocalAddr().String()
+	unknown := 0
+	for accepted() != last {
+		unknown++
+	}
+	if unknown != each {
+		t.Errorf("%d of nobody's, want %d", unknown, each)
+	}
+}
