@@ -551,6 +551,12 @@ func TestNothingSaidGivesTheDefaults(t *testing.T) {
 	want.File = "x.yaml"
 	for _, text := range []string{"", "\n", "# only a comment\n", "---\n", "null\n", "{}\n", "\ufeff", "listen:\nsts:\nkeys:\nprofiles:\naws_profiles:\n"} {
 		c, findings := parseConfig("x.yaml", []byte(text))
+		if said := strings.Contains(text, ":") || strings.Contains(text, "{}") || strings.Contains(text, "null") || strings.Contains(text, "---"); c != nil {
+			if c.empty == said {
+				t.Errorf("%q: empty is %v", text, c.empty)
+			}
+			c.empty = false
+		}
 		if len(findings) > 0 || !reflect.DeepEqual(c, want) {
 			t.Errorf("%q: %+v %v", text, c, findings)
 		}

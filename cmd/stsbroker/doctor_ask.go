@@ -29,7 +29,7 @@ func (s *surroundings) ask(ctx context.Context, p place) {
 			s.endpoint.Holder = listenerOf("/proc", s.door.addr())
 		}
 	})
-	if s.broker.Status == nil && s.broker.Err == nil && !s.broker.Foreign {
+	if s.broker.Status == nil && s.broker.Err == nil && !s.broker.Foreign && !s.broker.Silent {
 		wg.Go(func() { s.taken = takenPorts(ctx, s.listen.addresses()) })
 	}
 	var why string

@@ -141,8 +141,22 @@ func (s *surroundings) lead() string {
 	return `eval "$(` + s.self + " env " + profile + options + `)"`
 }
 
+// check is the command that shows what is wrong with the stsbroker.yaml that counts.
+func (s *surroundings) check() string {
+	switch path := s.config.Path; {
+	case path != "" && path != s.usual:
+		return s.self + " check --config " + shQuote(path)
+	case path == "" && s.broker.System: // a guest's; root knows
+		return "sudo " + s.self + " check --config " + systemConfig
+	}
+	return s.self + " check"
+}
+
 // start and restart are the commands for the daemon.
 func (s *surroundings) start() string {
+	if s.broker.InWay {
+		return "mv " + shQuote(s.broker.Path) + " " + shQuote(s.broker.Path+".away") + ", then: " + s.self + " serve"
+	}
 	if s.unit != "" {
 		return s.unit + "start stsbroker"
 	}

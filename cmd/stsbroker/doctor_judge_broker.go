@@ -19,6 +19,10 @@ func (d *diagnosis) daemon() {
 	case d.endpoint.Ours: // beside this one, in a container of its own
 	case d.broker.Err != nil:
 		d.stops("daemon-error", d.restart(), "the broker at %s gives no status: %v", d.broker.Path, d.broker.Err)
+	case d.broker.Silent:
+		d.stops("daemon-silent", d.log(), "the broker at %s does not answer: it cannot start, and systemd holds its sockets meanwhile, or it hangs", d.broker.Path)
+	case d.broker.Foreign && d.broker.System:
+		d.stops("daemon-foreign", d.grant()+" (with a port of its own in listen.container)", "the broker at %s is another user's, and gives uid %d nothing", d.broker.Path, d.uid)
 	case d.broker.Foreign:
 		d.stops("daemon-foreign", d.self+" serve", "the broker at %s is another user's, and does not let uid %d in", d.broker.Path, d.uid)
 	case slices.ContainsFunc(d.found, func(c complaint) bool { return c.ID == "no-daemon" }):
@@ -57,7 +61,11 @@ func (d *diagnosis) daemon() {
 		d.risk("unsaved", "df "+shQuote(st.Sealed.File)+" (is there room?), then: "+d.self+" status", "the broker cannot save what it holds, and a restart would mint anew: %s", st.Sealed.Error)
 	}
 	if st.Failed != "" && !hasErrors(d.findings) { // those are told of below
-		d.risk("reload-failed", d.self+" check (shows the place), then: "+d.self+" reload", "the broker goes on with the configuration of %s: the one since then has a fault: %s", st.Loaded.Local().Format(time.DateTime), st.Failed)
+		do := d.check() + " (shows the place), then: " + d.self + " reload"
+		if at, ok := takenAddress(st.Failed); ok { // which check does not look at
+			do = findListener(d.goos, at.Port()) + " (names who has the port), then: " + d.self + " reload"
+		}
+		d.risk("reload-failed", do, "the broker goes on with the configuration of %s: the one since then has a fault: %s", st.Loaded.Local().Format(time.DateTime), st.Failed)
 	}
 	if only := slices.DeleteFunc(slices.Clone(st.Changed), func(name string) bool {
 		_, here := d.env[name]
@@ -70,6 +78,33 @@ func (d *diagnosis) daemon() {
 			d.risk("environment-late", d.restartWith(only), "%s set here, and the broker was started without: it does not reach STS as this shell does", are(only))
 		}
 	}
+}
+
+// log is the command that shows why a broker does not answer.
+func (d *diagnosis) log() string {
+	switch {
+	case strings.Contains(d.unit, "--user"):
+		return "journalctl --user -u stsbroker -n 20"
+	case d.unit != "" && d.uid == 0:
+		return "journalctl -u stsbroker -n 20"
+	case d.unit != "":
+		return "sudo journalctl -u stsbroker -n 20"
+	}
+	return d.restart()
+}
+
+// takenAddress is the one that a reload failed on because another program has its port,
+// in the words of package listen.
+func takenAddress(text string) (netip.AddrPort, bool) {
+	if !strings.Contains(text, " is taken by ") {
+		return netip.AddrPort{}, false
+	}
+	for _, word := range strings.Fields(text) {
+		if ap, err := netip.ParseAddrPort(strings.TrimRight(word, ":;,.")); err == nil {
+			return ap, true
+		}
+	}
+	return netip.AddrPort{}, false
 }
 
 func (d *diagnosis) withoutVariables(names []string) string {
@@ -99,7 +134,7 @@ func (d *diagnosis) profiles() {
 	word := shQuote(name)
 	switch broker.State(p.State) {
 	case broker.StateUnservable:
-		d.stops("profile-unservable", d.self+" check (shows the place), then: "+d.self+" reload", "profile %s cannot be served: %s", name, shortReason(name, p.Reason))
+		d.stops("profile-unservable", d.check()+" (shows the place), then: "+d.self+" reload", "profile %s cannot be served: %s", name, shortReason(name, p.Reason))
 	case broker.StateLogin:
 		if p.Left > 60 {
 			d.risk("login-needed", d.self+" login "+word, "profile %s needs a login before its credentials end, in %s", name, span(seconds(p.Left)))
@@ -126,11 +161,11 @@ func (d *diagnosis) ownFiles() {
 		if _, do, ok := strings.Cut(f.Text, "; run: "); ok {
 			raise("config-mode", do, "%s", strings.TrimSuffix(f.String(), "; run: "+do))
 		} else {
-			raise("config", d.self+" check", "stsbroker.yaml stops the start: %s", f)
+			raise("config", d.check(), "stsbroker.yaml stops the start: %s", f)
 		}
 		break // check shows them all
 	}
-	if d.goos == "windows" {
+	if d.goos == "windows" || d.broker.System {
 		return
 	}
 	if d.state.there() && d.state.Err == nil && d.state.Mode.Perm()&0o077 != 0 {

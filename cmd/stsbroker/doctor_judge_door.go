@@ -118,7 +118,8 @@ func (d *diagnosis) answers() {
 		if w.container() && has && !hasBreak(strings.TrimRight(token, "\r\n")) && d.broker.Tokens != nil && d.broker.serves(w.addr()) && t == nil {
 			unknown()
 		}
-	case e.Err != nil && d.broker.Status == nil && d.broker.Err == nil && !d.broker.Foreign:
+	case e.Err != nil && (d.broker.Silent || d.broker.Foreign || d.broker.Err != nil): // see daemon
+	case e.Err != nil && d.broker.Status == nil:
 		d.stops("no-daemon", d.start(), "nobody answers at %s, and no broker is running (nobody answers at %s%s)", w.shown(), d.broker.Path, d.left())
 	case e.Err != nil:
 		d.stops("endpoint-silent", d.lead(), "nobody answers at %s, which %s names; the broker is %s", w.shown(), w.Variable, d.elsewhere())
@@ -171,8 +172,6 @@ func (d *diagnosis) noToken() {
 
 func (d *diagnosis) elsewhere() string {
 	switch st := d.broker.Status; {
-	case st == nil:
-		return "another user's"
 	case d.door.Kind == doorIMDS && len(st.IMDS) > 0:
 		return "at " + st.IMDS[0].URL
 	case len(st.Container) > 0:
@@ -198,7 +197,10 @@ func (d *diagnosis) find(at netip.AddrPort, holder string) string {
 
 // left is for a socket that was left behind.
 func (d *diagnosis) left() string {
-	if d.broker.Stale {
+	switch {
+	case d.broker.InWay:
+		return ", which is no socket: serve does not start while it is in the way"
+	case d.broker.Stale:
 		return ", the socket of a broker that was killed; serve puts it away"
 	}
 	return ""

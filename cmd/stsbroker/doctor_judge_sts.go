@@ -63,13 +63,13 @@ func (d *diagnosis) issuer() {
 	case stsProxyURL:
 		raise("sts-proxy", through, "HTTPS_PROXY is no URL of a proxy")
 	case stsMute:
-		raise("sts-silent", "curl -sv -m 5 https://"+t.Host+"/", "%s takes the connection and does not answer", t.Host)
+		raise("sts-silent", "curl -sv -m 5 "+cmp.Or(t.Scheme, "https")+"://"+t.Host+"/", "%s takes the connection and does not answer", t.Host)
 	case stsFailing:
 		raise("sts-failing", d.self+" doctor (again in a minute; sts.fallback_regions in stsbroker.yaml names regions that stand in)", "STS at %s fails: %s", t.Host, t.Detail)
 	case stsForeign:
-		raise("sts-foreign", "curl -sv https://"+t.Host+"/ (a sign-in page of the network?)", "what answers as %s is not STS: %s", t.Host, t.Detail)
+		raise("sts-foreign", "curl -sv "+cmp.Or(t.Scheme, "https")+"://"+t.Host+"/ (a sign-in page of the network?)", "what answers as %s is not STS: %s", t.Host, t.Detail)
 	case stsFailed:
-		raise("sts-failed", d.self+" check", "STS at %s cannot be asked: %s", cmp.Or(t.Host, "the configured endpoint"), t.Detail)
+		raise("sts-failed", d.check(), "STS at %s cannot be asked: %s", cmp.Or(t.Host, "the configured endpoint"), t.Detail)
 	}
 }
 

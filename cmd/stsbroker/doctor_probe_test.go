@@ -574,11 +574,149 @@ func TestDoctorOfAHungBroker(t *testing.T) {
 	if took := time.Since(began); took > doctorTime-time.Second {
 		t.Errorf("it took %v", took)
 	}
-	if s.broker.Status != nil || s.broker.Err == nil || s.sts.Kind != stsRefused {
+	if s.broker.Status != nil || !s.broker.Silent || s.broker.Path != path || s.sts.Kind != stsRefused {
 		t.Errorf("%+v, %+v", s.broker, s.sts)
 	}
-	if !slices.ContainsFunc(judge(s), func(c complaint) bool { return c.ID == "daemon-error" && c.Severity == severityStops }) {
+	if !slices.ContainsFunc(judge(s), func(c complaint) bool { return c.ID == "daemon-silent" && c.Severity == severityStops }) {
 		t.Errorf("%+v", judge(s))
+	}
+}
+
+// What is at a control socket.
+func TestLookAtSocket(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("not run: what is in a socket's way is told from it by its mode, which Windows does not have")
+	}
+	dir, err := os.MkdirTemp("", "d") // a socket's path is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	at := func(name string) string { return filepath.Join(dir, name) }
+	serve := func(name string, h http.HandlerFunc) {
+		l, err := net.Listen("unix", at(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &http.Server{Handler: h, ReadHeaderTimeout: time.Second}
+		t.Cleanup(func() { _ = s.Close() })
+		go func() { _ = s.Serve(l) }()
+	}
+	serve("foreign", func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(w, `{"kind":"forbidden","message":"it gives you nothing"}`)
+	})
+	serve("broken", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	serve("ours", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"version":"1.0.0","pid":77}`) })
+	mute, err := net.Listen("unix", at("silent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: at("stale"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	if err := errors.Join(stale.Close(), os.Mkdir(at("folder"), 0o700), os.WriteFile(at("file"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]struct {
+		b       brokerSeen
+		listens bool
+	}{
+		"foreign": {brokerSeen{Foreign: true}, true},
+		"ours":    {brokerSeen{Status: &control.Status{}}, true},
+		"broken":  {brokerSeen{Err: errors.New("")}, true},
+		"silent":  {brokerSeen{Silent: true}, true},
+		"stale":   {brokerSeen{Stale: true}, false},
+		"folder":  {brokerSeen{InWay: true}, false},
+		"file":    {brokerSeen{InWay: true}, false},
+		"nothing": {brokerSeen{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			if name == "silent" { // what never comes
+				ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+			}
+			defer cancel()
+			got, listens := lookAtSocket(ctx, at(name))
+			if listens != want.listens || got.Path != at(name) || got.Foreign != want.b.Foreign || got.Silent != want.b.Silent || got.Stale != want.b.Stale || got.InWay != want.b.InWay ||
+				(got.Status == nil) != (want.b.Status == nil) || (got.Err == nil) != (want.b.Err == nil) {
+				t.Errorf("%+v, %v", got, listens)
+			}
+		})
+	}
+
+	// The next socket is looked at where nobody listens, and is the one that is told of.
+	for paths, want := range map[[2]string]string{
+		{"nothing", "foreign"}: "foreign", {"nothing", "silent"}: "silent", {"stale", "nothing"}: "stale", {"file", "nothing"}: "file", {"ours", "foreign"}: "ours", {"nothing", "stale"}: "nothing",
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		s := &surroundings{unit: "sudo systemctl "}
+		s.lookAtBroker(ctx, []string{at(paths[0]), at(paths[1])})
+		cancel()
+		if s.broker.Path != at(want) || s.broker.System || (s.unit == "") != (want == "ours") {
+			t.Errorf("%v: %+v, unit %q", paths, s.broker, s.unit)
+		}
+	}
+}
+
+// The file and the STS of the broker that runs count, and not those of whoever asks.
+func TestDoctorOfTheBrokersConfiguration(t *testing.T) {
+	home := t.TempDir()
+	cleared(t, home)
+	t.Setenv(varEndpointURL, "")
+	t.Setenv("AWS_REGION", "us-west-2")
+	own, theirs := filepath.Join(home, "own.yaml"), filepath.Join(home, "theirs.yaml")
+	sts := func(region, at string) []byte {
+		return []byte("sts: { region: " + region + ", endpoints: { " + region + ": \"http://" + at + "\" } }\n")
+	}
+	there := refusing(t)
+	if err := errors.Join(os.WriteFile(own, sts("eu-west-1", refusing(t)), 0o600), os.WriteFile(theirs, sts("eu-central-1", there), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("STSBROKER_CONFIG", own)
+	p, err := findPlace(&globals{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func(b brokerSeen) *surroundings {
+		t.Helper()
+		s := &surroundings{self: "stsbroker", broker: b, aws: loadAWS(""), env: map[string]string{}}
+		if err := s.lookAtConfig(&globals{}, p); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	ask := func(s *surroundings) (stsSeen, string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		return s.askSTS(ctx, p)
+	}
+	s := look(brokerSeen{Status: &control.Status{Config: theirs}})
+	if seen, why := ask(s); seen.Host != there || seen.Kind != stsRefused || seen.Scheme != "http" || why != "" {
+		t.Errorf("%+v, %q", seen, why)
+	}
+	if got := s.check(); got != "stsbroker check --config "+theirs {
+		t.Error(got)
+	}
+	s = look(brokerSeen{Status: &control.Status{Config: theirs, Profiles: []control.Profile{{Name: "store", Region: "eu-north-1", Compatible: true}}}})
+	s.profile = "store"
+	if seen, why := ask(s); seen.Asked || !strings.Contains(why, "profile store is minted by a store") {
+		t.Errorf("of a store: %+v, %q", seen, why)
+	}
+	if s = look(brokerSeen{}); s.config.Path != own || s.check() != "stsbroker check" {
+		t.Errorf("%+v, %s", s.config, s.check())
+	}
+	s = look(brokerSeen{Path: systemControl, System: true, Status: &control.Status{}})
+	if seen, why := ask(s); seen.Asked || !strings.Contains(why, "only who administers it") {
+		t.Errorf("as a guest: %+v, %q", seen, why)
+	}
+	s = look(brokerSeen{Status: &control.Status{Config: filepath.Join(home, "gone.yaml")}})
+	if seen, why := ask(s); seen.Asked || !strings.Contains(why, "gone.yaml, which says which one the broker asks, cannot be read") {
+		t.Errorf("of a file that cannot be read: %+v, %q", seen, why)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/stsbroker/stsbroker/broker"
 	"github.com/stsbroker/stsbroker/broker/awsconfig"
 	"github.com/stsbroker/stsbroker/internal/control"
 )
@@ -37,7 +38,8 @@ type surroundings struct {
 	caBundle  fileSeen
 	identity  fileSeen
 	state     fileSeen
-	config    fileSeen // stsbroker.yaml; Path "" for none
+	config    fileSeen // stsbroker.yaml, of the broker where that tells; Path "" for none
+	usual     string   // the one that this user's commands read by themselves
 
 	files     awsconfig.Files // as SDKs here find them
 	originals awsconfig.Files // what those were copied from, or the same
@@ -47,6 +49,7 @@ type surroundings struct {
 	stale     bool        // the files are a copy of ours, and its original has changed
 
 	findings []Finding // of stsbroker.yaml
+	settings *Config   // what it says; nil where it has errors, or is not for this user to read
 	listen   ListenConfig
 
 	broker   brokerSeen
@@ -110,10 +113,13 @@ func (f fileSeen) there() bool { return f.Path != "" && !errors.Is(f.Err, fs.Err
 // brokerSeen is the daemon at the control socket.
 type brokerSeen struct {
 	Path    string          // of the socket
+	System  bool            // it is the system service's
 	Status  *control.Status // nil where it did not answer
 	Tokens  []control.Token // nil where it did not tell
-	Foreign bool            // another user's
-	Stale   bool            // a socket that nobody answers at
+	Foreign bool            // another user's, and lets this one in for nothing
+	Silent  bool            // somebody listens, and does not answer
+	Stale   bool            // a socket that nobody listens at
+	InWay   bool            // something that is no socket
 	Err     error           // it answered, and this was wrong
 }
 
@@ -165,7 +171,10 @@ func lookAround(ctx context.Context, g *globals, profile string, network bool) (
 	s.door = wayOf(s.lookup)
 	s.lookAtFiles(p)
 	s.lookAtHost()
-	s.lookAtBroker(ctx, g, p)
+	s.lookAtBroker(ctx, controlPaths(g, p))
+	if err := s.lookAtConfig(g, p); err != nil {
+		return nil, err
+	}
 	if network {
 		s.ask(ctx, p)
 	} else {
@@ -180,12 +189,6 @@ func (s *surroundings) lookAtFiles(p place) {
 	s.caBundle = see(s.env["AWS_CA_BUNDLE"], most)
 	s.identity = see(p.getenv(varIdentityFile), 0)
 	s.state = see(p.state, 0)
-	s.config = see(p.configFile(), 0)
-	cfg, findings := loadConfig(p.configFile())
-	s.findings = findings
-	if cfg != nil {
-		s.listen = cfg.Listen
-	}
 
 	s.files = awsconfig.DefaultFiles(os.Getenv, p.home)
 	s.originals = originals(s.files)
@@ -269,39 +272,125 @@ func containerOf(root string, lookup func(string) (string, bool)) string {
 	return ""
 }
 
-func (s *surroundings) lookAtBroker(ctx context.Context, g *globals, p place) {
+// systemConfig is the system service's stsbroker.yaml.
+const systemConfig = "/etc/stsbroker/stsbroker.yaml"
+
+// lookAtConfig reads the stsbroker.yaml that counts: the one that was named, else that of
+// the broker which was found, else this user's. What a broker does not tell is not
+// guessed: a file of this user's says nothing of another's broker.
+func (s *surroundings) lookAtConfig(g *globals, p place) error {
+	own, err := findPlace(&globals{socket: g.socket}, false)
+	if err != nil {
+		return err
+	}
+	s.usual = own.configFile()
+	path := p.configFile()
+	switch st := s.broker.Status; {
+	case g.config != "":
+	case st != nil && st.Config != "":
+		path = st.Config
+	case s.broker.System && st != nil: // a guest, or a service without a file
+		return nil
+	case s.broker.System:
+		path = systemConfig
+	}
+	if s.config = see(path, 0); path != "" && s.config.Err == nil {
+		if f, err := os.Open(path); err == nil {
+			_ = f.Close()
+		} else if path != p.configFile() {
+			s.config.Err = err
+			return nil
+		}
+	} else if path != p.configFile() {
+		return nil
+	}
+	cfg, findings := loadConfig(path)
+	s.findings, s.settings = findings, cfg
+	if cfg != nil {
+		s.listen = cfg.Listen
+	}
+	return nil
+}
+
+// controlPaths are the control sockets that commands look for a broker at: see connect.
+func controlPaths(g *globals, p place) []string {
+	if g.socket != "" {
+		return []string{p.control}
+	}
+	if cfg, _ := loadConfig(p.configFile()); cfg != nil && cfg.Listen.Control != "" {
+		return []string{cfg.Listen.Control}
+	}
+	return []string{p.control, systemControl}
+}
+
+// lookAtBroker looks at the sockets in turn, until somebody listens. Where nobody does,
+// the first that can tell anything is the one that is told of.
+func (s *surroundings) lookAtBroker(ctx context.Context, paths []string) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second) // one that hangs leaves time for the rest
 	defer cancel()
-	s.broker.Path = p.control
-	c, err := connect(ctx, g)
-	if err == nil {
-		st, err := c.Status(ctx, "")
-		if err != nil {
-			s.broker.Err = err
-			return
+	s.broker.Path = paths[0]
+	for i, path := range paths {
+		b, listens := lookAtSocket(ctx, path)
+		if listens || i == 0 || b.Foreign && !s.broker.Foreign && !s.broker.InWay {
+			s.broker = b
 		}
-		s.broker.Status = &st
-		if c, err = connect(ctx, g); err == nil { // each connection carries a call
-			s.broker.Tokens, err = c.Tokens(ctx)
+		if listens {
+			break
 		}
-		if err != nil {
-			s.notLooked = append(s.notLooked, "the broker's tokens ("+err.Error()+")")
-		}
+	}
+	if s.broker.System = s.broker.Path == systemControl; s.broker.System {
+		s.unit = "sudo systemctl "
+	} else if s.broker.Status != nil && strings.HasPrefix(s.unit, "sudo ") { // which is another's
+		s.unit = ""
+	}
+	if s.broker.Status == nil {
 		return
 	}
-	if none := (errNoDaemon{}); errors.As(err, &none) {
-		s.broker.Path = none.path
+	c, err := control.Dial(ctx, s.broker.Path) // each connection carries a call
+	if err == nil {
+		s.broker.Tokens, err = c.Tokens(ctx)
 	}
-	d := net.Dialer{Timeout: time.Second}
-	conn, err := d.DialContext(ctx, "unix", s.broker.Path)
+	if err != nil {
+		s.notLooked = append(s.notLooked, "the broker's tokens ("+err.Error()+")")
+	}
+}
+
+// lookAtSocket asks who is at a control socket for its status. listens reports whether
+// somebody is.
+func lookAtSocket(ctx context.Context, path string) (b brokerSeen, listens bool) {
+	b.Path = path
+	c, err := control.Dial(ctx, path)
+	if err == nil {
+		st, err := c.Status(ctx, "")
+		var refused *control.Error
+		switch {
+		case err == nil:
+			b.Status = &st
+		case errors.As(err, &refused) && refused.Kind == broker.KindForbidden.String():
+			b.Foreign = true
+		case errors.Is(err, context.DeadlineExceeded):
+			b.Silent = true
+		default:
+			b.Err = err
+		}
+		return b, true
+	}
+	info, statErr := os.Lstat(path)
 	switch {
-	case err == nil:
-		_ = conn.Close()
+	case errors.Is(err, control.ErrSilent), errors.Is(err, context.DeadlineExceeded):
+		b.Silent = true
+		return b, true
 	case errors.Is(err, fs.ErrPermission):
-		s.broker.Foreign = true
+		b.Foreign = true
+	case statErr == nil && info.Mode().Type() != fs.ModeSocket:
+		b.InWay = true
 	case errors.Is(err, syscall.ECONNREFUSED):
-		s.broker.Stale = true
+		b.Stale = true
+	case statErr == nil: // it takes connections, and hangs up
+		b.Err = err
+		return b, true
 	}
+	return b, false
 }
 
 // certificates counts what a CA bundle holds.

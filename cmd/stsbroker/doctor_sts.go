@@ -48,6 +48,7 @@ const (
 // stsSeen is how STS was reached, as the broker would.
 type stsSeen struct {
 	Asked  bool
+	Scheme string // http or https
 	Host   string // and port, where the URL has one
 	Kind   string
 	Detail string // in the words of the system; holds no secret
@@ -62,15 +63,26 @@ func (s *surroundings) askSTS(ctx context.Context, p place) (seen stsSeen, why s
 	if s.broker.Status == nil && s.door.Kind != "" && s.door.URL != nil && s.container != "" {
 		return stsSeen{}, "the broker asks it, from a container of its own"
 	}
-	cfg, _ := loadConfig(p.configFile())
-	if cfg == nil {
-		return stsSeen{}, "stsbroker.yaml has errors"
+	cfg := s.settings
+	switch {
+	case cfg == nil && hasErrors(s.findings):
+		return stsSeen{}, s.config.Path + " has errors"
+	case cfg == nil && s.config.Path != "":
+		return stsSeen{}, s.config.Path + ", which says which one the broker asks, cannot be read"
+	case cfg == nil:
+		return stsSeen{}, "which one the broker asks, only who administers it can tell"
+	}
+	if s.broker.System { // which takes nothing from this environment
+		p.getenv = func(string) string { return "" }
 	}
 	roots, err := p.roots()
 	if err != nil {
 		return stsSeen{}, "AWS_CA_BUNDLE cannot be read"
 	}
-	region := cmp.Or(cfg.STS.Region, p.getenv("AWS_REGION"), s.aws.DefaultRegion)
+	region := cmp.Or(cfg.STS.Region, p.getenv("AWS_REGION"))
+	if !s.broker.System {
+		region = cmp.Or(region, s.aws.DefaultRegion)
+	}
 	if st := s.broker.Status; st != nil {
 		for _, profile := range st.Profiles {
 			if profile.Name == s.meant() {
@@ -80,6 +92,9 @@ func (s *surroundings) askSTS(ctx context.Context, p place) (seen stsSeen, why s
 	}
 	region = cmp.Or(region, awssts.PartitionRegion(""))
 	endpoint := cmp.Or(p.getenv(varEndpointURL), cfg.STS.Endpoints[region].URL)
+	if at := s.standing(); endpoint == "" && at != nil && at.Compatible {
+		return stsSeen{}, "profile " + at.Name + " is minted by a store, whose address its definition has"
+	}
 	if endpoint == "" {
 		to, err := sts.NewDefaultEndpointResolverV2().ResolveEndpoint(ctx, sts.EndpointParameters{
 			Region: &region, UseFIPS: aws.Bool(cfg.STS.FIPS), UseDualStack: aws.Bool(cfg.STS.DualStack), UseGlobalEndpoint: aws.Bool(cfg.STS.Legacy),
@@ -92,7 +107,11 @@ func (s *surroundings) askSTS(ctx context.Context, p place) (seen stsSeen, why s
 	if err := awssts.CheckURL(endpoint); err != nil {
 		return stsSeen{Asked: true, Kind: stsFailed, Detail: err.Error()}, ""
 	}
-	return probeSTS(ctx, endpoint, roots, http.ProxyFromEnvironment), ""
+	proxy := http.ProxyFromEnvironment
+	if s.broker.System {
+		proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
+	}
+	return probeSTS(ctx, endpoint, roots, proxy), ""
 }
 
 // probeSTS tells what stands between this host and STS. endpoint is one that
@@ -111,7 +130,7 @@ func probeSTS(ctx context.Context, endpoint string, roots *x509.CertPool, proxy 
 		return out
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	out.Host = r.URL.Host
+	out.Scheme, out.Host = r.URL.Scheme, r.URL.Host
 	var proxyStatus atomic.Int32
 	way := &http.Transport{
 		DialContext:       (&net.Dialer{Timeout: 3 * time.Second}).DialContext,

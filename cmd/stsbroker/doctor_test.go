@@ -95,6 +95,12 @@ func (s *surroundings) noDaemon() {
 	s.endpoint = doorSeen{Asked: true, Err: errors.New("connection refused")}
 }
 
+// silentSystem is a system service that cannot start: systemd takes connections for it.
+func (s *surroundings) silentSystem() {
+	s.broker, s.unit = brokerSeen{Path: systemControl, System: true, Silent: true}, "sudo systemctl "
+	s.endpoint = doorSeen{Asked: true, Err: errors.New("no answer")}
+}
+
 // A false alarm is a fault: each of these shells is as it should be.
 func TestDoctorIsContent(t *testing.T) {
 	for name, change := range map[string]func(*surroundings){
@@ -353,6 +359,7 @@ func doctorCases() map[string][]doctorCase {
 			{func(s *surroundings) { s.noDaemon(); s.unit = "systemctl --user " }, severityStops, "", "systemctl --user start stsbroker", nil},
 			{func(s *surroundings) { s.noDaemon(); s.unit = "sudo systemctl " }, severityStops, "", "sudo systemctl start stsbroker", nil},
 			{stale, severityStops, "of a broker that was killed", "stsbroker serve", nil},
+			{func(s *surroundings) { s.noDaemon(); s.broker.InWay = true }, severityStops, "which is no socket: serve does not start", "mv /run/user/1000/stsbroker/control.sock /run/user/1000/stsbroker/control.sock.away, then: stsbroker serve", nil},
 			{func(s *surroundings) { s.noDaemon(); s.endpoint = doorSeen{} }, severityStops, "no broker is running", "stsbroker serve", nil},
 			{func(s *surroundings) {
 				s.noDaemon()
@@ -361,7 +368,26 @@ func doctorCases() map[string][]doctorCase {
 				s.aws.Profiles = append(s.aws.Profiles, awsconfig.Profile{Name: "default", Process: &awsconfig.Process{Command: "stsbroker credential-process app"}})
 			}, severityNote, "mints for itself", "stsbroker serve", nil},
 		},
-		"daemon-foreign": {{func(s *surroundings) { s.noDaemon(); s.broker.Foreign = true }, severityStops, "another user's", "stsbroker serve", []string{"endpoint-silent"}}},
+		"daemon-foreign": {
+			{func(s *surroundings) { s.noDaemon(); s.broker.Foreign = true }, severityStops, "another user's", "stsbroker serve", nil},
+			{func(s *surroundings) {
+				s.noDaemon()
+				s.broker, s.unit = brokerSeen{Path: systemControl, System: true, Foreign: true}, "sudo systemctl "
+			}, severityStops, "the broker at /run/stsbroker/control.sock is another user's, and gives uid 1000 nothing", "have { uid: 1000, profiles: [app] } added under access in its stsbroker.yaml, then: stsbroker reload; or run a broker of your own: stsbroker serve", nil},
+		},
+		"daemon-silent": {
+			{func(s *surroundings) { s.silentSystem(); s.uid = 0 }, severityStops, "the broker at /run/stsbroker/control.sock does not answer", "journalctl -u stsbroker -n 20", nil},
+			{(*surroundings).silentSystem, severityStops, "cannot start", "sudo journalctl -u stsbroker -n 20", nil},
+			{func(s *surroundings) {
+				s.silentSystem()
+				s.config, s.findings = fileSeen{Path: systemConfig}, []Finding{{File: systemConfig, Line: 4, Text: "unknown key"}}
+			}, severityStops, "", "", []string{"config"}},
+			{func(s *surroundings) {
+				s.noDaemon()
+				s.broker.Silent, s.unit = true, "systemctl --user "
+			}, severityStops, "/run/user/1000/stsbroker/control.sock", "journalctl --user -u stsbroker -n 20", nil},
+			{func(s *surroundings) { s.noDaemon(); s.broker.Silent = true }, severityStops, "or it hangs", "stop the broker", nil},
+		},
 		"daemon-error": {{func(s *surroundings) {
 			s.broker.Status, s.broker.Tokens, s.broker.Err = nil, nil, errors.New("hung up")
 			s.endpoint = doorSeen{}
@@ -376,8 +402,16 @@ func doctorCases() map[string][]doctorCase {
 				s.taken = []portSeen{{netip.MustParseAddrPort("127.0.0.1:9170"), "a process of uid 0", false}}
 			}, severityStops, "uid 0", "sudo ss -ltnp 'sport = :9170'", []string{"no-daemon"}},
 		},
-		"reload-failed": {{func(s *surroundings) { s.broker.Status.Failed = "c.yaml:3: unknown key" }, severityRisk, "c.yaml:3: unknown key", "stsbroker reload", nil}},
-		"version":       {{func(s *surroundings) { s.broker.Status.Version = "0.9.0" }, severityRisk, "version 0.9.0, and this is 1.0.0", "kill 77; stsbroker serve", nil}},
+		"reload-failed": {
+			{func(s *surroundings) { s.broker.Status.Failed = "c.yaml:3: unknown key" }, severityRisk, "c.yaml:3: unknown key", "stsbroker check (shows the place), then: stsbroker reload", nil},
+			{func(s *surroundings) {
+				s.config, s.broker.Status.Failed = fileSeen{Path: "/srv/c.yaml"}, "c.yaml:3: unknown key"
+			}, severityRisk, "", "stsbroker check --config /srv/c.yaml (shows the place)", nil},
+			{func(s *surroundings) {
+				s.broker.Status.Failed = "c.yaml: listen on 127.0.0.1:9171: port 9171 is taken by another program (bind: address already in use); find it with: ss; stsbroker reload tries again"
+			}, severityRisk, "is taken by", "sudo ss -ltnp 'sport = :9171' (names who has the port), then: stsbroker reload", nil},
+		},
+		"version": {{func(s *surroundings) { s.broker.Status.Version = "0.9.0" }, severityRisk, "version 0.9.0, and this is 1.0.0", "kill 77; stsbroker serve", nil}},
 		"custody-locked": {
 			{func(s *surroundings) {
 				s.broker.Status.Custody, s.broker.Status.Problem = "locked", "a passphrase opens it"
@@ -401,9 +435,15 @@ func doctorCases() map[string][]doctorCase {
 			s.broker.Status.Lame = []control.Region{{Name: "eu-central-1"}}
 			s.unit = "systemctl --user "
 		}, severityRisk, "HTTPS_PROXY is set here", "systemctl --user import-environment HTTPS_PROXY", nil}},
-		"profile-unknown":    {{func(s *surroundings) { s.broker.Status.Profiles = s.broker.Status.Profiles[1:] }, severityStops, "no profile app", "stsbroker status", nil}},
-		"profile-other":      {{func(s *surroundings) { s.profile = "dev" }, severityStops, "profile app, not to dev", "env dev", nil}},
-		"profile-unservable": {{p(control.Profile{State: "unservable", Reason: "its source is gone"}), severityStops, "its source is gone", "stsbroker check", nil}},
+		"profile-unknown": {{func(s *surroundings) { s.broker.Status.Profiles = s.broker.Status.Profiles[1:] }, severityStops, "no profile app", "stsbroker status", nil}},
+		"profile-other":   {{func(s *surroundings) { s.profile = "dev" }, severityStops, "profile app, not to dev", "env dev", nil}},
+		"profile-unservable": {
+			{p(control.Profile{State: "unservable", Reason: "its source is gone"}), severityStops, "its source is gone", "stsbroker check", nil},
+			{func(s *surroundings) {
+				p(control.Profile{State: "unservable", Reason: "who administers the broker sees why"})(s)
+				s.broker.System = true
+			}, severityStops, "", "sudo stsbroker check --config /etc/stsbroker/stsbroker.yaml", nil},
+		},
 		"login-needed": {
 			{p(control.Profile{State: "login-needed"}), severityStops, "waits for a login", "stsbroker login app", nil},
 			{p(control.Profile{State: "login-needed", Left: 600}), severityRisk, "in 10m", "stsbroker login app", nil},
@@ -412,6 +452,10 @@ func doctorCases() map[string][]doctorCase {
 		"profile-failing": {{p(control.Profile{State: "failing", LastError: "throttled", Left: 900}), severityRisk, "throttled", "stsbroker refresh app", nil}},
 		"config": {
 			{func(s *surroundings) { s.findings = []Finding{{File: "/c.yaml", Line: 3, Text: "unknown key"}} }, severityRisk, "/c.yaml:3", "stsbroker check", nil},
+			{func(s *surroundings) {
+				s.silentSystem()
+				s.config, s.findings = fileSeen{Path: systemConfig}, []Finding{{File: systemConfig, Line: 4, Text: "unknown key"}}
+			}, severityStops, "/etc/stsbroker/stsbroker.yaml:4: ", "stsbroker check --config /etc/stsbroker/stsbroker.yaml", []string{"daemon-silent"}},
 			{func(s *surroundings) {
 				s.noDaemon()
 				s.findings = []Finding{{File: "/c.yaml", Line: 3, Text: "unknown key"}}
@@ -455,10 +499,13 @@ func doctorCases() map[string][]doctorCase {
 		},
 		"sts-proxy-login":   {{sts(stsSeen{Kind: stsProxyLogin, Proxy: "proxy:3128"}), severityRisk, "407", "export HTTPS_PROXY=http://USER:PASSWORD@proxy:3128", nil}},
 		"sts-proxy-refuses": {{sts(stsSeen{Kind: stsProxyNo, Proxy: "proxy:3128", Detail: "Forbidden"}), severityRisk, "Forbidden", "export NO_PROXY=sts.eu-central-1.amazonaws.com", nil}},
-		"sts-silent":        {{sts(stsSeen{Kind: stsMute}), severityRisk, "does not answer", "curl -sv", nil}},
-		"sts-failing":       {{sts(stsSeen{Kind: stsFailing, Detail: "503"}), severityRisk, "503", "stsbroker doctor", nil}},
-		"sts-foreign":       {{sts(stsSeen{Kind: stsForeign, Detail: "200 OK"}), severityRisk, "is not STS", "curl -sv", nil}},
-		"sts-failed":        {{sts(stsSeen{Kind: stsFailed, Detail: "EOF"}), severityRisk, "EOF", "stsbroker check", nil}},
+		"sts-silent": {
+			{sts(stsSeen{Kind: stsMute}), severityRisk, "does not answer", "curl -sv -m 5 https://sts.eu-central-1.amazonaws.com/", nil},
+			{sts(stsSeen{Kind: stsMute, Scheme: "http"}), severityRisk, "does not answer", "curl -sv -m 5 http://sts.eu-central-1.amazonaws.com/", nil},
+		},
+		"sts-failing": {{sts(stsSeen{Kind: stsFailing, Detail: "503"}), severityRisk, "503", "stsbroker doctor", nil}},
+		"sts-foreign": {{sts(stsSeen{Kind: stsForeign, Detail: "200 OK"}), severityRisk, "is not STS", "curl -sv", nil}},
+		"sts-failed":  {{sts(stsSeen{Kind: stsFailed, Detail: "EOF"}), severityRisk, "EOF", "stsbroker check", nil}},
 		"old-sdk": {{func(s *surroundings) {
 			s.tokenIn(fileSeen{Mode: 0o600, Data: []byte(healthyToken)})
 			s.sdks = []sdkSeen{{"AWS CLI", "2.9.19", "/usr/bin/aws", sinceCLI2, "upgrade"}, {"botocore", "1.43.0", "/x", sinceBoto, "upgrade"}}

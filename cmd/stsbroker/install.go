@@ -9,13 +9,16 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -74,6 +77,8 @@ func (o installOptions) may() error {
 type kit struct {
 	files     []serviceFile
 	packaged  bool                        // the units are a package's: there are no files, and nothing of them is changed
+	shadows   bool                        // a package's units are there too, and those of files come before them
+	listens   []string                    // addresses of ports that the service manager opens
 	folder    string                      // that is made where it is missing, and stays; "" for none
 	start     [][]string                  // after the files are written for the first time
 	restart   [][]string                  // in its place when the service was there before
@@ -280,12 +285,12 @@ func (k kit) install(ctx context.Context, p place, o installOptions) error {
 			return err
 		}
 	}
-	if k.packaged {
+	if k.packaged || !o.dry {
 		s, err := k.state(ctx)
 		if err != nil && !o.dry { // a plan is shown where nobody can be asked, too
 			return err
 		}
-		before = s.open
+		before = before && !k.packaged || s.open
 	}
 	if before {
 		commands = k.restart
@@ -297,8 +302,16 @@ func (k kit) install(ctx context.Context, p place, o installOptions) error {
 		if !before && answers(ctx, p.control) {
 			return fmt.Errorf("a broker serves %s already, by hand it seems: end it (Ctrl-C where it runs), then run this again", p.control)
 		}
+		if !before {
+			if err := portsFree(takenPorts(ctx, k.listens), o.system, listens(ctx, systemControl)); err != nil {
+				return err
+			}
+		}
 	}
 	if done, err := perform(ctx, o, acts); !done {
+		if half := (unfinished{}); errors.As(err, &half) && !before {
+			err = errors.Join(err, k.takeBack(ctx, acts[:half.done]))
+		}
 		return err
 	}
 	if set := p.changed(); len(set) > 0 {
@@ -312,6 +325,55 @@ func (k kit) install(ctx context.Context, p place, o installOptions) error {
 	}
 	return nil
 }
+
+// portsFree refuses to enable what cannot listen: taken are who has its ports. system is
+// for --system, and there reports whether the system's service has its sockets.
+func portsFree(taken []portSeen, system, there bool) error {
+	if len(taken) == 0 {
+		return nil
+	}
+	who, ctl, sockets := by(taken[0].Holder), "systemctl --user", "%t"
+	switch {
+	case system:
+		ctl, sockets = "systemctl", "/run"
+		if taken[0].Broker {
+			who = ": it is a broker, of some user's service perhaps"
+		}
+	case there && (taken[0].Holder == "a process of uid 0" || strings.HasPrefix(taken[0].Holder, "process 1 ")):
+		who = ": it is the system's service (stsbroker service status --system)"
+	}
+	return fmt.Errorf("%s is taken%s. One user's service and the system's want the same port: use the one that is there, or move this one. That is listen.container in stsbroker.yaml, "+
+		"and %s edit --force stsbroker.socket, under [Socket] an empty ListenStream=, and then one for each: the new address, %s/stsbroker/control.sock, %s/stsbroker/creds.sock. Then run this again", taken[0].Address, who, ctl, sockets, sockets)
+}
+
+// takeBack undoes what was done of a plan that failed: nothing stays enabled, and no file
+// that was not there before.
+func (k kit) takeBack(ctx context.Context, done []act) error {
+	ctx = context.WithoutCancel(ctx)
+	for _, c := range k.stop {
+		_, _ = manage(ctx, nil, c) // what was not enabled yet cannot be disabled
+	}
+	var errs []error
+	for _, a := range done {
+		if a.file != nil && strings.HasPrefix(a.text, "write ") {
+			errs = append(errs, os.Remove(a.file.path))
+		}
+	}
+	for _, c := range k.forget {
+		_, err := manage(ctx, nil, c)
+		errs = append(errs, err)
+	}
+	remark("what was done is undone: nothing is enabled, and the files that were written are removed")
+	return errors.Join(errs...)
+}
+
+// unfinished is the error of a plan of which the first acts were done.
+type unfinished struct {
+	error
+	done int
+}
+
+func (u unfinished) Unwrap() error { return u.error }
 
 func uninstallService(ctx context.Context, g *globals, o installOptions) error {
 	k, p, err := findKit(g, o)
@@ -375,7 +437,22 @@ func (k kit) uninstall(ctx context.Context, p place, o installOptions) error {
 			return cmp.Or(err, errors.New("the service is stopped, and is enabled still, as root may have done for all users: sudo systemctl --global disable stsbroker.service stsbroker.socket"))
 		}
 	}
-	remark("%s; what it kept stays, and so do keys and tokens: %s. Remove them yourself", gone, strings.Join(append(k.keeps, p.state), ", "))
+	if k.shadows {
+		gone += ", and a package's units are in its place, not started: the service is theirs from now on"
+	}
+	kept := slices.DeleteFunc(append(slices.Clone(k.keeps), p.state), func(path string) bool {
+		if name, ok := strings.CutPrefix(path, "the user "); ok {
+			_, err := user.Lookup(name)
+			return err != nil
+		}
+		_, err := os.Lstat(path)
+		return errors.Is(err, fs.ErrNotExist)
+	})
+	if len(kept) == 0 {
+		remark("%s; it kept nothing", gone)
+		return nil
+	}
+	remark("%s; what it kept stays: %s. Remove it yourself", gone, strings.Join(kept, ", "))
 	return nil
 }
 
@@ -384,7 +461,24 @@ func serviceStatus(ctx context.Context, g *globals, o installOptions) error {
 	if err != nil {
 		return err
 	}
-	return printState(ctx, k)
+	err = printState(ctx, k)
+	if err != nil && !o.system && runtime.GOOS == "linux" {
+		err = besideSystem(err, systemControl, listens(ctx, systemControl))
+	}
+	return err
+}
+
+// besideSystem adds to what is wrong with a user's service that there is the system's.
+func besideSystem(err error, socket string, there bool) error {
+	const see = "the system's service has %s: stsbroker service status --system"
+	switch {
+	case !there:
+		return err
+	case errors.As(err, new(exitStatus)): // the rows say what is wrong
+		remark(see, socket)
+		return err
+	}
+	return fmt.Errorf("%w; "+see, err, socket)
 }
 
 // printState says how the service stands; that it does not run is an error.
@@ -473,7 +567,7 @@ func perform(ctx context.Context, o installOptions, acts []act) (done bool, err 
 			return false, cmp.Or(err, errors.New("nothing was done"))
 		}
 	}
-	for _, a := range acts {
+	for i, a := range acts {
 		switch {
 		case a.file != nil && a.remove:
 			err = os.Remove(a.file.path)
@@ -483,7 +577,7 @@ func perform(ctx context.Context, o installOptions, acts []act) (done bool, err 
 			err = a.do(ctx)
 		}
 		if err != nil {
-			return false, fmt.Errorf("%s: %w", a.text, err)
+			return false, unfinished{fmt.Errorf("%s: %w", a.text, err), i}
 		}
 	}
 	return true, nil
@@ -522,5 +616,15 @@ func shell(args []string) string {
 // answers reports whether a broker answers at the control socket.
 func answers(ctx context.Context, path string) bool {
 	_, err := control.Dial(ctx, path)
+	return err == nil
+}
+
+// listens reports whether there is somebody at a Unix socket, be it without an answer.
+func listens(ctx context.Context, path string) bool {
+	d := net.Dialer{Timeout: time.Second}
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err == nil {
+		err = conn.Close()
+	}
 	return err == nil
 }

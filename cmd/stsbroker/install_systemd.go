@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/stsbroker/stsbroker/deploy"
@@ -47,12 +49,16 @@ func systemdKit(p place, folders unitFolders) (k kit) {
 	unit := func(name, text string) serviceFile {
 		return serviceFile{path: filepath.Join(folders.own, name), text: text, comment: "#"}
 	}
-	own := unit(unitService, service)
+	own := []serviceFile{unit(unitSocket, socket), unit(unitService, service)}
 	_, err := os.Stat(filepath.Join(folders.packaged, unitService))
-	there, _ := own.find() // what install wrote comes before a package's, for systemd too
-	k.packaged = err == nil && (there == foundNone || there == foundOther)
+	k.packaged = err == nil && !slices.ContainsFunc(own, func(f serviceFile) bool { // what install wrote comes before a package's, for systemd too
+		there, _ := f.find()
+		return there != foundNone && there != foundOther
+	})
+	k.shadows = err == nil && !k.packaged
+	k.listens = unitListens(socket, filepath.Join(folders.own, unitSocket+".d"))
 	if !k.packaged {
-		k.files = []serviceFile{unit(unitSocket, socket), own}
+		k.files = own
 		if p.system {
 			users := serviceFile{path: filepath.Join(folders.users, "stsbroker.conf"), text: deploy.SystemUser, comment: "#"}
 			k.files, k.folder = append(k.files, users), folders.config
@@ -80,6 +86,29 @@ func systemdKit(p place, folders unitFolders) (k kit) {
 		k.hint = "its configuration is /etc/stsbroker/stsbroker.yaml; after a change: systemctl reload stsbroker"
 	}
 	return k
+}
+
+// unitListens are the addresses of ports in a socket unit and its drop-ins: an empty
+// ListenStream= takes those before away, as systemd.socket has it.
+func unitListens(text, dropIns string) (addresses []string) {
+	more, _ := filepath.Glob(filepath.Join(dropIns, "*.conf")) // the pattern is good; the order is systemd's
+	for _, path := range more {
+		b, _ := os.ReadFile(path) // one that cannot be read says nothing
+		text += "\n" + string(b)
+	}
+	for line := range strings.Lines(text) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch value = strings.TrimSpace(value); {
+		case strings.TrimSpace(key) != "ListenStream":
+		case value == "":
+			addresses = nil
+		default:
+			if _, err := netip.ParseAddrPort(value); err == nil {
+				addresses = append(addresses, value)
+			}
+		}
+	}
+	return addresses
 }
 
 // fill puts the program's path, and that of a configuration file, into the files.

@@ -5,6 +5,8 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -403,5 +405,169 @@ echo "$*" >>` + log + "\n"
 	}
 	if k := systemdKit(place{}, folders); k.packaged || len(k.files) != 2 {
 		t.Errorf("packaged %v, %d files", k.packaged, len(k.files))
+	}
+}
+
+// fakeSystemctl is a folder with a systemctl that writes down what it is told, knows no
+// unit, and fails where the words match.
+func fakeSystemctl(t *testing.T, fails string) (dir string, ran func() string) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("not run: systemd is Linux's")
+	}
+	dir = t.TempDir()
+	log := filepath.Join(dir, "log")
+	fake := "#!/bin/sh\necho \"$*\" >>" + log + "\ncase \"$*\" in *show*) printf 'LoadState=not-found\\n\\nLoadState=not-found\\n' ;; " + fails + ") echo 'Job failed.' >&2; exit 1 ;; esac\n"
+	if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(fake), 0o700); err != nil { //nolint:gosec // it has to be executable
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir)
+	return dir, func() string {
+		b, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+}
+
+// TestServiceInstallIsTakenBack: what systemd does not start is neither enabled nor there
+// afterwards.
+func TestServiceInstallIsTakenBack(t *testing.T) {
+	dir, ran := fakeSystemctl(t, "*enable*--now*")
+	k := systemdKit(place{}, unitFolders{own: filepath.Join(dir, "units"), packaged: filepath.Join(dir, "none")})
+	k.listens = nil
+	p := place{control: filepath.Join(dir, "control.sock"), getenv: func(string) string { return "" }}
+	if err := k.install(t.Context(), p, installOptions{yes: true}); err == nil || !strings.Contains(err.Error(), "Job failed.") {
+		t.Error(err)
+	}
+	if got := ran(); !strings.HasSuffix(got, "enable --now stsbroker.socket stsbroker.service\n--user disable --now stsbroker.service stsbroker.socket\n--user clean --what=runtime stsbroker.service\n--user daemon-reload\n") {
+		t.Errorf("%q", got)
+	}
+	for _, f := range k.files {
+		if got, err := f.find(); got != foundNone || err != nil {
+			t.Error(f.path, got, err)
+		}
+	}
+}
+
+// TestServiceInstallAsksForItsPorts: nothing is written where somebody has a port.
+func TestServiceInstallAsksForItsPorts(t *testing.T) {
+	dir, ran := fakeSystemctl(t, "never")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	k := systemdKit(place{}, unitFolders{own: filepath.Join(dir, "units"), packaged: filepath.Join(dir, "none")})
+	if want := []string{"127.0.0.1:9170", "[::1]:9170"}; !slices.Equal(k.listens, want) {
+		t.Errorf("%q, want %q", k.listens, want)
+	}
+	k.listens = []string{l.Addr().String()}
+	p := place{control: filepath.Join(dir, "control.sock"), getenv: func(string) string { return "" }}
+	err = k.install(t.Context(), p, installOptions{yes: true})
+	if err == nil || !strings.Contains(err.Error(), l.Addr().String()+" is taken: it is process ") || !strings.Contains(err.Error(), "listen.container") {
+		t.Error(err)
+	}
+	if got := ran(); strings.Contains(got, "enable") {
+		t.Errorf("%q", got)
+	}
+	if got, err := k.files[0].find(); got != foundNone || err != nil {
+		t.Error(got, err)
+	}
+}
+
+func TestPortsFree(t *testing.T) {
+	at := func(holder string, isBroker bool) []portSeen {
+		return []portSeen{{netip.MustParseAddrPort("127.0.0.1:9170"), holder, isBroker}}
+	}
+	for _, c := range []struct {
+		taken         []portSeen
+		system, there bool
+		want          string
+	}{
+		{nil, false, true, ""},
+		{at("a process of uid 0", true), false, true, "127.0.0.1:9170 is taken: it is the system's service (stsbroker service status --system). "},
+		{at("process 42 (/usr/bin/nc)", false), false, true, "is taken: it is process 42 (/usr/bin/nc). "},
+		{at("", false), false, false, "systemctl --user edit --force stsbroker.socket"},
+		{at("process 42 (/x/stsbroker)", true), true, false, "is taken: it is a broker, of some user's service perhaps. "},
+		{at("", false), true, false, "/run/stsbroker/control.sock"},
+	} {
+		switch err := portsFree(c.taken, c.system, c.there); {
+		case c.want == "" && err != nil:
+			t.Error(err)
+		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%v, want %q", err, c.want)
+		}
+	}
+}
+
+// A drop-in moves the ports, and the plain unit's are nothing to be asked for then.
+func TestUnitListens(t *testing.T) {
+	dir := t.TempDir()
+	if got := unitListens("[Socket]\nListenStream=127.0.0.1:1\nListenStream=%t/x.sock\n", dir); !slices.Equal(got, []string{"127.0.0.1:1"}) {
+		t.Errorf("%q", got)
+	}
+	for name, text := range map[string]string{"a.conf": "[Socket]\nListenStream=\nListenStream=127.0.0.1:2\n", "b.conf": "[Socket]\nListenStream = [::1]:2", "c.txt": "ListenStream="} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := unitListens(deploy.UserSocket, dir); !slices.Equal(got, []string{"127.0.0.1:2", "[::1]:2"}) {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestServiceBesideTheSystems(t *testing.T) {
+	none := errors.New("not installed")
+	if err := besideSystem(none, "/s", false); err.Error() != "not installed" {
+		t.Error(err)
+	}
+	if err := besideSystem(none, "/s", true); err.Error() != "not installed; the system's service has /s: stsbroker service status --system" {
+		t.Error(err)
+	}
+	if err := besideSystem(exitStatus(1), "/s", true); !errors.Is(err, exitStatus(1)) {
+		t.Error(err)
+	}
+}
+
+// TestServiceBeforeAPackages: units that install wrote, and a package that came later.
+func TestServiceBeforeAPackages(t *testing.T) {
+	dir, ran := fakeSystemctl(t, "never")
+	folders := unitFolders{own: filepath.Join(dir, "own"), packaged: dir}
+	first := systemdKit(place{}, unitFolders{own: folders.own, packaged: filepath.Join(dir, "none")})
+	for _, f := range first.files {
+		if err := f.write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, unitService), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if first.shadows {
+		t.Error("without a package, nothing is shadowed")
+	}
+	p := place{state: filepath.Join(dir, "state")}
+	k := systemdKit(p, folders)
+	if k.packaged || !k.shadows {
+		t.Errorf("packaged %v, shadows %v", k.packaged, k.shadows)
+	}
+	if err := os.Remove(k.files[1].path); err != nil { // the socket's alone is one too
+		t.Fatal(err)
+	}
+	if k = systemdKit(p, folders); k.packaged {
+		t.Error("the socket that install wrote is forgotten")
+	}
+	if err := k.uninstall(t.Context(), p, installOptions{yes: true}); err != nil {
+		t.Error(err)
+	}
+	if got, err := k.files[0].find(); got != foundNone || err != nil {
+		t.Error(got, err)
+	}
+	if got := ran(); !strings.Contains(got, "disable --now") {
+		t.Errorf("%q", got)
+	}
+	if k = systemdKit(p, folders); !k.packaged || k.shadows {
+		t.Error("the package's units do not count again")
 	}
 }

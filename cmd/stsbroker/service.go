@@ -405,6 +405,9 @@ func connect(ctx context.Context, g *globals) (*control.Client, error) {
 		if err == nil {
 			return c, nil
 		}
+		if ctx.Err() != nil { // whether one is there is not known
+			return nil, context.Cause(ctx)
+		}
 		if errors.Is(err, control.ErrSilent) {
 			return nil, fmt.Errorf("%w: the broker there may fail to start, or hang; see stsbroker service status, and its log", err)
 		}

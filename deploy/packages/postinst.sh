@@ -29,6 +29,11 @@ if [ -d /run/systemd/system ]; then
     fi
 fi
 
+# What service install wrote before the package came is what systemd takes.
+if [ -e "${DPKG_ROOT:-}/etc/systemd/system/stsbroker.service" ]; then
+    echo "stsbroker: /etc/systemd/system/stsbroker.service comes before the unit of this package; to have this one: stsbroker service uninstall --system, then systemctl enable --now stsbroker"
+fi
+
 # Nothing is started: the service of one user and the system's want the same
 # port, and only the person here knows which it is to be.
 if $new; then

@@ -40,6 +40,27 @@ func TestRemovalGoesOn(t *testing.T) {
 	}
 }
 
+// A unit that service install wrote comes before the package's, which is told.
+func TestShadowedUnitsAreTold(t *testing.T) {
+	root := t.TempDir()
+	for _, there := range []bool{false, true} {
+		if there {
+			unit := filepath.Join(root, "etc/systemd/system/stsbroker.service")
+			if err := os.MkdirAll(filepath.Dir(unit), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(unit, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		none := map[string]string{"systemctl": "exit 0", "systemd-sysusers": "exit 0"}
+		out, err := run(t, none, "DPKG_ROOT="+root, "postinst.sh", "configure", "1.0.0")
+		if err != nil || strings.Contains(out, "/etc/systemd/system/stsbroker.service comes before the unit of this package") != there {
+			t.Errorf("there: %v, %v\n%s", there, err, out)
+		}
+	}
+}
+
 // What was not looked up is not said to be clean: the last line says so, and with
 // STRICT=1 the status does.
 func TestVulncheckClaimsNothing(t *testing.T) {

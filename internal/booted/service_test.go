@@ -349,3 +349,58 @@ func TestInstallBesideAPackage(t *testing.T) {
 	s.must(root, "systemctl --global enable stsbroker.service")
 	s.fails("alice", "systemctl --user daemon-reload; stsbroker service uninstall --yes", "systemctl --global disable stsbroker.service")
 }
+
+// dropIns is the code below a line of docs/service.md that has the word, without its fence.
+func dropIns(t *testing.T, word string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(top(t), "docs/service.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, found := strings.Cut(string(text), word)
+	_, code, _ := strings.Cut(after, "```ini\n")
+	code, _, ok := strings.Cut(code, "```\n")
+	if !found || !ok {
+		t.Fatalf("docs/service.md has no code after %q", word)
+	}
+	return code
+}
+
+// TestBesideTheSystemService: what a user is told who has no rule, who wants a service of
+// one's own where the system's has the port, and who finds that one silent.
+func TestBesideTheSystemService(t *testing.T) {
+	t.Parallel()
+	s, _ := withSystem(t)
+	s.fails("bob", "stsbroker doctor", "the broker at /run/stsbroker/control.sock is another user's, and gives uid", "added under access in its stsbroker.yaml")
+	s.must("alice", envApp+"stsbroker doctor", "not looked at: STS (which one the broker asks, only who administers it can tell)")
+	s.must(root, envApp+"stsbroker doctor", "/etc/stsbroker/stsbroker.yaml", "STS at sts.")
+
+	s.fails("bob", "stsbroker service status", "not installed", "stsbroker service status --system")
+	s.fails("bob", "stsbroker service install --yes", "127.0.0.1:9170 is taken: it is the system's service", "listen.container")
+	s.must("bob", "test ! -e .config/systemd/user/stsbroker.service -a ! -e .config/systemd/user/default.target.wants/stsbroker.service")
+	s.must("bob", `mkdir -p .config/systemd/user/stsbroker.socket.d .config/stsbroker
+cat >.config/systemd/user/stsbroker.socket.d/override.conf <<'E'
+`+dropIns(t, "To move the user's")+`E
+echo 'listen: { container: ["127.0.0.1:9172"] }' >.config/stsbroker/stsbroker.yaml
+stsbroker service install --yes && stsbroker status && ss -Hltn 'sport = 9172'`, "running, process", "127.0.0.1:9172")
+	s.must("bob", "stsbroker service uninstall --yes")
+
+	// A token file for a group.
+	s.must(root, `groupadd app; usermod -aG app bob
+cat >/etc/tmpfiles.d/stsbroker-app.conf <<'E'
+d /run/stsbroker-app 0750 stsbroker app -
+E
+systemd-tmpfiles --create stsbroker-app.conf
+mkdir -p /etc/systemd/system/stsbroker.service.d; cat >/etc/systemd/system/stsbroker.service.d/group.conf <<'E'
+`+dropIns(t, "A file of `token_files` with a `group`")+`E
+echo "token_files: { app: { path: /run/stsbroker-app/token, profiles: [app], group: $(getent group app | cut -d: -f3) } }" >>/etc/stsbroker/stsbroker.yaml
+systemctl daemon-reload && systemctl restart stsbroker && stat -c '%a %U %G' /run/stsbroker-app/token`, "640 stsbroker app")
+	s.must("bob", "cat /run/stsbroker-app/token", "stsb")
+	s.must("alice", "cat /run/stsbroker-app/token 2>&1; true", "Permission denied")
+
+	// It cannot start, and systemd takes the connections.
+	s.must(root, "echo 'profils: {}' >>/etc/stsbroker/stsbroker.yaml")
+	s.fails(root, "systemctl restart stsbroker")
+	s.fails(root, "stsbroker doctor", "the broker at /run/stsbroker/control.sock does not answer", "-> journalctl -u stsbroker -n 20", "/etc/stsbroker/stsbroker.yaml:", "-> stsbroker check --config /etc/stsbroker/stsbroker.yaml")
+	s.must(root, "stsbroker check --config /etc/stsbroker/stsbroker.yaml 2>&1; true", "profils")
+}

@@ -275,7 +275,7 @@ func answers(ctx context.Context, conn net.Conn) error {
 	_, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: stsbroker\r\n\r\n")
 	if err == nil {
 		var resp *http.Response
-		if resp, err = http.ReadResponse(bufio.NewReader(conn), nil); err == nil { //nolint:bodyclose // two lines on
+		if resp, err = http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
 			_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody))
 			_ = resp.Body.Close()
 		}
