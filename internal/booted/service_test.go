@@ -345,6 +345,12 @@ func TestInstallBesideAPackage(t *testing.T) {
 		s.must(c.user, service("uninstall --yes"), "nothing was enabled")
 	}
 
+	// Units that install wrote before the package came: they count, and are install's to remove.
+	s.must(root, "mkdir /root/units; mv /usr/lib/systemd/system/stsbroker.* /root/units; systemctl daemon-reload; stsbroker service install --system --yes", "write /etc/systemd/system/stsbroker.service", "running, process")
+	s.must(root, "mv /root/units/* /usr/lib/systemd/system; systemctl daemon-reload; stsbroker service install --system --yes", "restart stsbroker.socket", "running, process")
+	s.must(root, "stsbroker service uninstall --system --yes", "remove /etc/systemd/system/stsbroker.service", "remove /etc/systemd/system/stsbroker.socket", "a package's units are in its place")
+	s.must(root, "systemctl show -P FragmentPath stsbroker.service; systemctl is-active stsbroker.service stsbroker.socket; true", "/lib/systemd/system/stsbroker.service\ninactive\ninactive\n")
+
 	// What root enabled for all users is not alice's to disable.
 	s.must(root, "systemctl --global enable stsbroker.service")
 	s.fails("alice", "systemctl --user daemon-reload; stsbroker service uninstall --yes", "systemctl --global disable stsbroker.service")
