@@ -62,16 +62,16 @@ type Store struct {
 	saving chan struct{} // capacity 1: of the save that is under way, taken before mu
 	rests  bool          // there was a file at the start
 
-	mu     sync.Mutex
-	id     seal.Identity // zero while it is locked
-	to     seal.Sealer   // zero as long as it always was: then nothing is written
-	m      map[broker.Key]broker.Stored
-	graves graves
-	gone   map[broker.Key]bool // deleted, before the file was read
-	at     time.Time           // when the file was read or written, on both clocks
-	dirty  bool
-	writing  bool // what was dirty is on its way to the disk
-	err    error // of the last save
+	mu      sync.Mutex
+	id      seal.Identity // zero while it is locked
+	to      seal.Sealer   // zero as long as it always was: then nothing is written
+	m       map[broker.Key]broker.Stored
+	graves  graves
+	gone    map[broker.Key]bool // deleted, before the file was read
+	at      time.Time           // when the file was read or written, on both clocks
+	dirty   bool
+	writing bool  // what was dirty is on its way to the disk
+	err     error // of the last save
 }
 
 // ErrLocked is why nothing is saved as long as nobody has given the identity.
