@@ -60,7 +60,7 @@ func TestReadmeOnALaptop(t *testing.T) {
 	env := cleanEnv(home, "AWS_ENDPOINT_URL_STS="+sts.URL, "GOPATH="+gopath, "GOMODCACHE="+values[0], "GOCACHE="+values[1], "GOPROXY="+values[2], "GOFLAGS="+values[3], "GOSUMDB="+values[4])
 	env[0] = "PATH=" + filepath.Join(gopath, "bin") + ":" + filepath.Dir(aws.path) + ":" + os.Getenv("PATH")
 
-	broker := start(t, repo, env, "laptop", "sh", "-e", "-c", blocks[0])
+	broker := start(t, dir, env, "laptop", "sh", "-e", "-c", "cd '"+repo+"'\n"+blocks[0])
 	broker.await(t, 2*time.Minute, func() error { return run(t.Context(), repo, env, "sh", "-c", "stsbroker ready").err })
 	r := run(t.Context(), repo, env, "sh", "-e", "-c", blocks[1])
 	if r.err != nil || !strings.Contains(r.stdout, "assumed-role/laptop/") {
