@@ -152,10 +152,9 @@ func (r *configReader) entries(n *yaml.Node, path string, each func(key, value *
 	return clean
 }
 
-// mapping reads a mapping with known keys. later are keys of the documented
-// surface that this version does not act on yet: refused, never ignored. It
-// returns the nodes of the keys it saw, and whether each of them was known.
-func (r *configReader) mapping(n *yaml.Node, path string, fields map[string]reads, later ...string) (seen map[string]*yaml.Node, clean bool) {
+// mapping reads a mapping with known keys. It returns the nodes of the keys it saw, and
+// whether each of them was known.
+func (r *configReader) mapping(n *yaml.Node, path string, fields map[string]reads) (seen map[string]*yaml.Node, clean bool) {
 	seen = map[string]*yaml.Node{}
 	known := true
 	clean = r.entries(n, path, func(key, value *yaml.Node) {
@@ -164,13 +163,10 @@ func (r *configReader) mapping(n *yaml.Node, path string, fields map[string]read
 		switch read, ok := fields[key.Value]; {
 		case ok:
 			read(value, at)
-		case slices.Contains(later, key.Value):
-			known = false
-			r.fail(key, at, "known, but not supported by this version; remove it")
 		default:
 			known = false
 			names := slices.Sorted(maps.Keys(fields))
-			hint := didYouMean(key.Value, append(slices.Clone(names), later...))
+			hint := didYouMean(key.Value, names)
 			if hint == "" {
 				hint = "; known here: " + strings.Join(names, ", ")
 			}

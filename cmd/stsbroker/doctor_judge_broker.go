@@ -211,16 +211,8 @@ const overflowUser = 65534
 
 // addAddress is the command that puts a link-local address on the loopback interface.
 func addAddress(goos string, a netip.Addr) string {
-	alone := netip.PrefixFrom(a, a.BitLen())
-	switch {
-	case goos == "linux":
-		return fmt.Sprintf("sudo ip addr add %s dev lo", alone)
-	case goos == "windows" && a.Is4():
-		return fmt.Sprintf(`netsh interface ipv4 add address "Loopback Pseudo-Interface 1" %s`, alone)
-	case goos == "windows":
-		return fmt.Sprintf(`netsh interface ipv6 add address "Loopback Pseudo-Interface 1" %s`, alone)
-	case a.Is4():
-		return fmt.Sprintf("sudo ifconfig lo0 alias %s", alone)
+	if goos == "windows" {
+		return listen.AddAddress(goos, a)
 	}
-	return fmt.Sprintf("sudo ifconfig lo0 inet6 %s alias", alone)
+	return "sudo " + listen.AddAddress(goos, a)
 }

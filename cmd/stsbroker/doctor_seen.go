@@ -312,17 +312,6 @@ func (s *surroundings) lookAtConfig(g *globals, p place) error {
 	return nil
 }
 
-// controlPaths are the control sockets that commands look for a broker at: see connect.
-func controlPaths(g *globals, p place) []string {
-	if g.socket != "" {
-		return []string{p.control}
-	}
-	if cfg, _ := loadConfig(p.configFile()); cfg != nil && cfg.Listen.Control != "" {
-		return []string{cfg.Listen.Control}
-	}
-	return []string{p.control, systemControl}
-}
-
 // lookAtBroker looks at the sockets in turn, until somebody listens. Where nobody does,
 // the first that can tell anything is the one that is told of.
 func (s *surroundings) lookAtBroker(ctx context.Context, paths []string) {

@@ -76,10 +76,10 @@ func (v view) take(ctx context.Context) (err error) {
 	// From here on nothing fails that would keep the old one.
 	v.complain("audit.file", v.takeAudit(log, changes))
 	v.prefetch()
-	before := v.app.now.Swap(v.setup)
-	first := before == v.setup
 	gone := v.takeDoors(wanted, opened)
 	v.locate(wanted)
+	before := v.app.now.Swap(v.setup) // nobody changes it from here on
+	first := before == v.setup
 	if first || before.sts != v.sts {
 		old := v.mints
 		v.app.mints = v.crew.bear(v.sts.Run)

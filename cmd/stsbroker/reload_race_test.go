@@ -283,3 +283,31 @@ func TestEmptyDocumentIsNotTakenForOne(t *testing.T) {
 		t.Errorf("{} is a document: %v", err)
 	}
 }
+
+// What a reload publishes is whole: who reads it meanwhile reads one setup (with -race).
+func TestStatusBesideReload(t *testing.T) {
+	in := newInside(t, nil, ofRole("admin"))
+	var reader sync.WaitGroup
+	over := make(chan struct{})
+	reader.Go(func() {
+		for {
+			select {
+			case <-over:
+				return
+			default:
+			}
+			if st, err := in.self().Status(in.ctx, ""); err != nil || len(st.Container) != 1 {
+				t.Errorf("%v, %v", st.Container, err)
+				return
+			}
+		}
+	})
+	for i := range 100 {
+		in.document(t, ofRole([]string{"admin", "readonly"}[i%2]))
+		if _, err := in.reload(in.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(over)
+	reader.Wait()
+}

@@ -382,6 +382,17 @@ func tokenOf(i access.Info) control.Token {
 	return t
 }
 
+// controlPaths are where a broker is looked for, in turn.
+func controlPaths(g *globals, p place) []string {
+	if g.socket != "" {
+		return []string{p.control}
+	}
+	if cfg, _ := loadConfig(p.configFile()); cfg != nil && cfg.Listen.Control != "" {
+		return []string{cfg.Listen.Control}
+	}
+	return []string{p.control, systemControl}
+}
+
 // systemControl is the system service's control socket.
 const systemControl = "/run/stsbroker/control.sock"
 
@@ -394,12 +405,7 @@ func connect(ctx context.Context, g *globals) (*control.Client, error) {
 		}
 		return nil, err
 	}
-	paths := []string{p.control, systemControl}
-	if g.socket != "" {
-		paths = paths[:1]
-	} else if cfg, _ := loadConfig(p.configFile()); cfg != nil && cfg.Listen.Control != "" {
-		paths = []string{cfg.Listen.Control}
-	}
+	paths := controlPaths(g, p)
 	for _, path := range paths {
 		c, err := control.Dial(ctx, path)
 		if err == nil {

@@ -1,3 +1,5 @@
+// Package packages tries the scripts that run when a package is installed, upgraded and
+// removed. There is no program in it.
 package packages
 
 import (

@@ -96,10 +96,10 @@ func linkLocalError(at netip.AddrPort, err error) error {
 	case !noSuchAddress(err) && !noPrivilege(err):
 		return nil
 	case !present(addr):
-		return fmt.Errorf("listen on %s: %s is no address of this host; add it as root: %s", at, addr, addAddress(runtime.GOOS, addr))
+		return fmt.Errorf("listen on %s: %s is no address of this host; add it as root: %s", at, addr, AddAddress(runtime.GOOS, addr))
 	case noSuchAddress(err): // see bindSoon
 		return fmt.Errorf("listen on %s: %s cannot be used yet (%w): a neighbour may have it too, and that is not known; "+
-			"on the loopback interface nobody else can; take it away where it is and add it there, as root: %s", at, addr, err, addAddress(runtime.GOOS, addr))
+			"on the loopback interface nobody else can; take it away where it is and add it there, as root: %s", at, addr, err, AddAddress(runtime.GOOS, addr))
 	}
 	return nil
 }
@@ -113,8 +113,9 @@ func present(addr netip.Addr) bool {
 	})
 }
 
-// addAddress is the command that puts addr on the loopback interface.
-func addAddress(goos string, addr netip.Addr) string {
+// AddAddress is the command, of the system goos and for root, that puts addr on the
+// loopback interface.
+func AddAddress(goos string, addr netip.Addr) string {
 	alone := netip.PrefixFrom(addr, addr.BitLen())
 	switch {
 	case goos == "linux":

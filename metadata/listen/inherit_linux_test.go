@@ -350,7 +350,7 @@ func TestInheritedLinkLocal(t *testing.T) {
 	needIP(t)
 	for _, s := range usable(linkLocals()...) {
 		addr := netip.MustParseAddr(s)
-		ip(t, addAddress("linux", addr))
+		ip(t, AddAddress("linux", addr))
 		at := netip.AddrPortFrom(addr, 80).String()
 		own, _, err := Opener{Doors: 1}.TCP(t.Context(), at) // waits until the address can be used
 		if err != nil {

@@ -511,13 +511,13 @@ func TestPortWithoutPrivilege(t *testing.T) {
 		// What is missing first: IPv6 looks at the privilege before the address.
 		for _, s := range addresses {
 			if at := netip.MustParseAddrPort(s); LinkLocal(at.Addr()) {
-				refused(s, "as root: "+addAddress("linux", at.Addr()))
+				refused(s, "as root: "+AddAddress("linux", at.Addr()))
 			}
 		}
 	})
 	for _, s := range addresses {
 		if at := netip.MustParseAddrPort(s); LinkLocal(at.Addr()) {
-			ip(t, addAddress("linux", at.Addr()))
+			ip(t, AddAddress("linux", at.Addr()))
 		}
 	}
 	onThread(func() {

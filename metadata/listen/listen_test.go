@@ -59,7 +59,7 @@ func TestAddAddress(t *testing.T) {
 		{"windows", "169.254.170.2", `netsh interface ipv4 add address "Loopback Pseudo-Interface 1" 169.254.170.2/32`},
 		{"windows", "fd00:ec2::23", `netsh interface ipv6 add address "Loopback Pseudo-Interface 1" fd00:ec2::23/128`},
 	} {
-		if got := addAddress(c[0], netip.MustParseAddr(c[1])); got != c[2] {
+		if got := AddAddress(c[0], netip.MustParseAddr(c[1])); got != c[2] {
 			t.Errorf("%s: %s, want %s", c[0], got, c[2])
 		}
 	}
